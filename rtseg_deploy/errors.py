@@ -1,0 +1,25 @@
+"""What a user is told when something cannot be done."""
+from importlib import import_module
+
+
+class RtsegError(Exception):
+    """One line for the user: what happened and where, and the fix, if there is one to type."""
+
+    def __init__(self, what, fix=""):
+        super().__init__(what)
+        self.what, self.fix = what, fix
+
+
+EXTRAS = {"torch": "export", "onnx": "export", "onnx_graphsurgeon": "export", "polygraphy": "export",
+          "onnxruntime": "cpu", "tensorrt_rtx": "rtx"}
+
+
+def need(*modules):
+    """Import modules of optional extras and return the last one. Raises RtsegError naming the extra to install."""
+    for name in modules:
+        try:
+            module = import_module(name)
+        except ModuleNotFoundError as error:
+            extra = EXTRAS.get(name.partition(".")[0])
+            raise RtsegError(f"this needs {error.name}, which is not installed", f"pip install 'rtseg-deploy[{extra}]'") from None
+    return module

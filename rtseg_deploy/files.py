@@ -1,0 +1,62 @@
+"""Files that are whole or absent: hashes, and writing beside the goal."""
+import hashlib
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import RtsegError
+
+
+def sha256(path):
+    """Hex digest of a file. Raises RtsegError where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+    except OSError as error:
+        raise RtsegError(f"{path}: {error.strerror}") from None
+
+
+def _digest(file):  # hashlib.file_digest came with Python 3.11
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def replacing(path):
+    """A temporary path beside `path`: it takes the name when the block ends well, and is gone when it does not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write(path, data):
+    """Write bytes or text, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data if isinstance(data, bytes) else data.encode())
+
+
+def write_json(path, value):
+    write(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path):
+    """A JSON object. Raises RtsegError where there is none."""
+    try:
+        value = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise RtsegError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise RtsegError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise RtsegError(f"{path} holds no JSON object")
+    return value

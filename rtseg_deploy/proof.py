@@ -1,0 +1,154 @@
+"""Proof that an ONNX graph is the network that was trained: ONNX Runtime against PyTorch, on three inputs.
+
+The bars were set by planting faults (tests/test_proof.py): a BatchNorm epsilon of 1e-3 for 1e-5, one bias dropped, a padded
+convolution folded forward, each departs by more than 1e-3 of the logits' scale; correct FP32 graphs stay under 1e-5.
+"""
+import re
+from collections.abc import Callable
+from importlib.resources import files
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from .errors import RtsegError, need
+
+# precision -> (largest |difference| as a fraction of the logits' standard deviation, least share of equal labels)
+BARS = {"fp32": (1e-4, 0.9999), "fp16": (1e-1, 0.99)}
+
+
+def pictures(resolution, normalisation):
+    """Name -> 1 x 3 x H x W float32: seeded noise, a street, and pixels that are only black or white in each channel."""
+    from PIL import Image
+
+    height, width = resolution
+    rng = np.random.default_rng(2026)
+    with files(__package__).joinpath("samples/street.png").open("rb") as file:
+        street = np.asarray(Image.open(file).convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
+    blocks = rng.integers(0, 2, (-(-height // 16), -(-width // 16), 3), np.uint8) * 255
+    extremes = blocks.repeat(16, 0).repeat(16, 1)[:height, :width]
+    return {"noise": rng.standard_normal((1, 3, height, width), np.float32),
+            "street": normalised(street, normalisation), "extremes": normalised(extremes, normalisation)}
+
+
+def normalised(pixels, normalisation):
+    """H x W x 3 uint8 RGB -> 1 x 3 x H x W float32 as the network was trained to see it; normalisation has mean and std."""
+    mean, std = (np.asarray(normalisation[key], np.float32) for key in ("mean", "std"))
+    return np.ascontiguousarray(((pixels.astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1)[None])
+
+
+def session(model):
+    """An ONNX Runtime session on the CPU for a model in memory."""
+    ort = need("onnxruntime")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def logits_name(model):
+    """The tensor that holds the logits: the output itself, or what the ArgMax before it reads."""
+    argmax = next((node for node in model.graph.node if node.op_type == "ArgMax"), None)
+    return argmax.input[0] if argmax else model.graph.output[0].name
+
+
+def with_outputs(model, names):
+    """A copy of the model whose outputs are those tensors; their shapes and types are left to the runtime."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
+    known = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
+    copy.graph.output.extend(known[name] if name in known else helper.make_empty_tensor_value_info(name) for name in names)
+    return copy
+
+
+def agreement(reference, found):
+    """How two logit maps (1 x classes x H x W) differ: largest difference, relative to the reference's deviation, equal labels."""
+    if not np.isfinite(found).all():
+        return {"max_abs": float("inf"), "relative": float("inf"), "labels_equal": 0.0}
+    largest = float(np.abs(reference - found).max())
+    return {"max_abs": largest, "relative": largest / max(float(reference.std()), 1e-12),
+            "labels_equal": float((reference.argmax(1) == found.argmax(1)).mean())}
+
+
+def good(row, precision):
+    most, least = BARS[precision]
+    return row["relative"] <= most and row["labels_equal"] >= least
+
+
+def against(model, reference: Callable, resolution, normalisation, precision):
+    """Compare a model's logits with `reference(input)` on every picture.
+
+    Returns {"ok", "bar", "inputs": {picture: agreement}, "worst": picture}.
+    """
+    runner = session(with_outputs(model, [logits_name(model)]))
+    rows = {name: agreement(reference(x), runner.run(None, {"input": x})[0].astype(np.float32, copy=False))
+            for name, x in pictures(resolution, normalisation).items()}
+    return {"ok": all(good(row, precision) for row in rows.values()), "bar": BARS[precision], "inputs": rows,
+            "worst": max(rows, key=lambda name: rows[name]["relative"])}
+
+
+def first_departure(reference, found, x, bar):
+    """The first tensor of `found`, in its order, that departs from the tensor of the same name in `reference`; None where none does."""
+    inferred = onnx.shape_inference.infer_shapes(reference)
+    floats = {value.name for value in (*inferred.graph.value_info, *reference.graph.output)
+              if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+    names = [name for node in found.graph.node for name in node.output if name in floats]
+    before = session(with_outputs(inferred, names)).run(None, {"input": x})
+    after = session(with_outputs(onnx.shape_inference.infer_shapes(found), names)).run(None, {"input": x})
+    for name, one, other in zip(names, before, after):
+        if not np.abs(one - other).max() <= bar * max(float(one.std()), 1e-12):
+            return name
+    return None
+
+
+def first_departure_from_torch(module, found, x, bar):
+    """The first leaf module whose result departs from the tensor that the exporter named after it; None where none does."""
+    torch = need("torch")
+    results = {}
+    hooks = [leaf.register_forward_hook(lambda _, __, result, path=path: results.setdefault(path, result.numpy()))
+             for path, leaf in module.named_modules() if not list(leaf.children())]
+    with torch.inference_mode():
+        module(torch.from_numpy(x))
+    for hook in hooks:
+        hook.remove()
+    produced = {name.rpartition("/")[0]: name for node in found.graph.node for name in node.output}
+    pairs = [(path, produced[scope]) for path in results if (scope := onnx_scope(module, path)) in produced]
+    tensors = session(with_outputs(found, [name for _, name in pairs])).run(None, {"input": x})
+    for (path, _), tensor in zip(pairs, tensors):
+        if not np.abs(results[path] - tensor).max() <= bar * max(float(results[path].std()), 1e-12):
+            return path
+    return None
+
+
+def onnx_scope(module, path):
+    """The scope that torch's exporter gives a module: each module on the way that is called, numbered ones with their parents' name."""
+    scope, parts = "", path.split(".")
+    for depth in range(1, len(parts) + 1):
+        prefix = ".".join(parts[:depth])
+        if type(module.get_submodule(prefix)).__name__ != "ModuleList":
+            scope += "/" + re.search(r"[^.]*[^.\d][^.]*(\.\d+)*$", prefix)[0]
+    return scope
+
+
+def refuse_overflow(model, resolution, normalisation, limit):
+    """Raise RtsegError naming the node if a tensor of the FP32 model passes `limit` on one of the pictures.
+
+    ONNX Runtime on a CPU computes FP16 graphs in FP32, so an overflow would show only on the device.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    inferred = onnx.shape_inference.infer_shapes(model)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*inferred.graph.value_info, *model.graph.output)}
+    producer = {name: node for node in model.graph.node for name in node.output if kinds.get(name) == TensorProto.FLOAT}
+    peaks = {name: f"peak_of_{number}" for number, name in enumerate(producer)}
+    for name, peak in peaks.items():
+        copy.graph.node.append(helper.make_node("Abs", [name], [peak + "_abs"]))
+        copy.graph.node.append(helper.make_node("ReduceMax", [peak + "_abs"], [peak], keepdims=0))
+    copy.graph.output.extend(helper.make_tensor_value_info(peak, TensorProto.FLOAT, []) for peak in peaks.values())
+    runner = session(copy)
+    for picture, x in pictures(resolution, normalisation).items():
+        for name, peak in zip(peaks, runner.run(list(peaks.values()), {"input": x})):
+            if not peak <= limit:
+                node = producer[name]
+                raise RtsegError(f"{node.name} ({node.op_type}) reaches {float(peak):.3g} on the {picture} input, FP16 ends at {limit:.0f}",
+                                 "use FP32 for this network")

@@ -1,0 +1,78 @@
+"""The values that pass between the commands, all of them through files: see the field comments for their meaning."""
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from . import files
+from .errors import RtsegError
+
+FORMAT = 1  # of every JSON file written here; 1: first
+
+
+def size(resolution):
+    """(height, width) as the command line writes it."""
+    return "{}x{}".format(*resolution)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a file is: written beside it as `<file>.json`."""
+    kind: str                       # onnx, engine
+    model: str                      # a name of the registry
+    dialect: str                    # whose checkpoint it was; "seeded" for random weights
+    classes: int
+    class_set: str                  # a name in facts/classes.csv, or ""
+    resolution: tuple               # (height, width) of input, and of output
+    precision: str                  # fp32, fp16
+    output: str                     # logits: 1 x classes x H x W; labels: 1 x H x W
+    normalisation: dict             # mean, std: of RGB / 255
+    opset: int
+    weights_bytes: int
+    parent: dict                    # what it was made from: file and sha256, or seed
+    sha256: str = ""                # filled in when the file is written
+    target: str = ""                # of an engine
+    checks: dict = field(default_factory=dict)    # what was proven of it: fold, parity, layers
+    versions: dict = field(default_factory=dict)  # of what made it
+    warnings: tuple = ()
+
+    def to_json(self):
+        return {"format": FORMAT, **asdict(self)}
+
+
+def sidecar(path):
+    """Where the description of an artifact lies."""
+    return Path(f"{path}.json")
+
+
+def from_json(value, where):
+    """An Artifact from a sidecar's object. Raises RtsegError where it is not one."""
+    wanted = {f.name: f.type for f in fields(Artifact)}
+    missing = [name for name in wanted if name not in value]
+    if value.get("format") != FORMAT or missing:
+        raise RtsegError(f"{where} is not a sidecar of this version of rtseg-deploy", "export the checkpoint again")
+    try:
+        value = {name: tuple(value[name]) if kind is tuple else kind(value[name]) for name, kind in wanted.items()}
+    except (TypeError, ValueError):
+        raise RtsegError(f"{where} is damaged", "export the checkpoint again") from None
+    return Artifact(**value)
+
+
+def read_artifact(path):
+    """The description of an artifact, after its hash is checked. Raises RtsegError: no sidecar, another file, a failed proof."""
+    path = Path(path)
+    if not path.is_file():
+        raise RtsegError(f"{path}: no such file")
+    if not sidecar(path).is_file():
+        raise RtsegError(f"{path} has no sidecar {sidecar(path).name}: nothing says what it is or whether it was proven",
+                         "make it with: rtseg-deploy export CHECKPOINT -o MODEL.onnx --resolution HxW")
+    artifact = from_json(files.read_json(sidecar(path)), sidecar(path))
+    if files.sha256(path) != artifact.sha256:
+        raise RtsegError(f"{path} was changed after it was made: its sha256 is not the one in {sidecar(path).name}",
+                         "make it again with rtseg-deploy export")
+    if not artifact.checks.get("parity", {}).get("ok"):
+        raise RtsegError(f"{path}: its parity was not proven, so neither its labels nor its speed mean anything",
+                         "make it again with rtseg-deploy export")
+    return artifact
+
+
+def write_sidecar(path, artifact):
+    files.write_json(sidecar(path), artifact.to_json())
