@@ -6,37 +6,14 @@ from dataclasses import asdict, replace
 
 import onnx
 import torch
-from torch import nn
-from torch.nn import functional as F
 
-from . import __version__, facts, files, passes, proof
+from . import __version__, facts, files, fp16, passes, proof
+from .deployed import deployed
 from .errors import RtsegError
-from .passes import to_fp16
 from .records import Artifact, size, write_sidecar
 
 OPSETS = range(13, 24)              # what the tracing exporter of torch 2.13 writes and this reads back
 DEFAULT_OPSET = 17                  # TensorRT 8.6 and everything newer; 13 for TensorRT 8.2
-
-
-class Deployed(nn.Module):
-    """The network as it is deployed: logits enlarged to the input's size (bilinear), or the labels made from them."""
-
-    def __init__(self, net, labels=None):
-        super().__init__()
-        self.net = net
-        self.labels = labels        # None, or the integer type of the labels
-
-    def logits(self, x):
-        return F.interpolate(self.net(x), size=x.shape[-2:], mode="bilinear", align_corners=False)
-
-    def forward(self, x):
-        logits = self.logits(x)
-        return logits if self.labels is None else logits.argmax(1).to(self.labels)
-
-
-def labels_type(classes, opset):
-    """uint8, or int32 where that is too small or where the reader is TensorRT 8.2 (opset 13), which knows no uint8."""
-    return torch.int32 if classes > 255 or opset < 14 else torch.uint8
 
 
 def export(trained, path, resolution, opset=DEFAULT_OPSET, precision="fp32", output="logits", class_set="", tell=lambda step, done: None):
@@ -49,18 +26,18 @@ def export(trained, path, resolution, opset=DEFAULT_OPSET, precision="fp32", out
     refuse_size(trained.network, resolution)
     if opset not in OPSETS:
         raise RtsegError(f"opset {opset} cannot be written", f"choose one from {OPSETS.start} to {OPSETS.stop - 1}")
-    deployed = Deployed(trained.module, labels_type(trained.classes, opset) if output == "labels" else None).eval()
+    net = deployed(trained, output, opset)
     normalisation = asdict(trained.normalisation)
 
     tell("tracing the network", 0.0)
-    raw = trace(deployed, resolution, opset)
+    raw = trace(net, resolution, opset)
     tell("folding BatchNorm", 0.15)
     model, fold = passes.optimise(raw)
     tell("proving it against PyTorch", 0.3)
-    parity = prove(deployed, raw, model, resolution, normalisation)
+    parity = prove(net, raw, model, resolution, normalisation)
     if precision == "fp16":
         tell("converting to FP16 and proving it", 0.7)
-        model, parity = in_fp16(model, reference(deployed), resolution, normalisation)
+        model, parity = fp16.convert(model, reference(net), resolution, normalisation)
 
     data = model.SerializeToString()
     artifact = Artifact(
@@ -99,7 +76,7 @@ def portrait_warning(resolution):
     return (f"{size(resolution)} is taller than wide, and street images are wide: sizes are HEIGHTxWIDTH; did you mean {width}x{height}?",)
 
 
-def trace(deployed, resolution, opset):
+def trace(net, resolution, opset):
     """The raw graph, every BatchNorm still in it. Raises RtsegError where the network fails at that size.
 
     torch's tracing exporter: the other one writes opset 18 whatever it is asked for, whose ReduceMean old parsers misread.
@@ -110,7 +87,7 @@ def trace(deployed, resolution, opset):
     try:
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.onnx.export(deployed, (x,), buffer, dynamo=False, opset_version=opset, training=torch.onnx.TrainingMode.PRESERVE,
+            torch.onnx.export(net, (x,), buffer, dynamo=False, opset_version=opset, training=torch.onnx.TrainingMode.PRESERVE,
                               input_names=["input"], output_names=["output"])
     except (RuntimeError, ValueError) as error:
         raise RtsegError(f"the network cannot take {size(resolution)}: {str(error).splitlines()[0]}") from None
@@ -120,41 +97,23 @@ def trace(deployed, resolution, opset):
     return model
 
 
-def reference(deployed):
+def reference(net):
     """input array -> PyTorch's logits at the input's size."""
     def logits(x):
         with torch.inference_mode():
-            return deployed.logits(torch.from_numpy(x)).numpy()
+            return net.logits(torch.from_numpy(x)).numpy()
     return logits
 
 
-def prove(deployed, raw, model, resolution, normalisation):
+def prove(net, raw, model, resolution, normalisation):
     """The parity report of the folded graph. Raises RtsegError naming the first tensor that departs."""
-    parity = proof.against(model, reference(deployed), resolution, normalisation, "fp32")
+    parity = proof.against(model, reference(net), resolution, normalisation, "fp32")
     if not parity["ok"]:
         x = proof.pictures(resolution, normalisation)[parity["worst"]]
         bar = proof.BARS["fp32"][0]
-        where = proof.first_departure(raw, model, x, bar) or proof.first_departure_from_torch(deployed, raw, x, bar)
-        refuse(parity, f"the folded graph is not the network that was trained; the first tensor that departs is {where or 'the output'}")
+        where = proof.first_departure(raw, model, x, bar) or proof.first_departure_from_torch(net, raw, x, bar)
+        proof.refuse(parity, f"the folded graph is not the network that was trained; the first tensor that departs is {where or 'the output'}")
     return parity
-
-
-def in_fp16(model, logits, resolution, normalisation):
-    """(FP16 graph, its parity report against `logits(input)`). Raises RtsegError naming the node or tensor that cannot be FP16."""
-    proof.refuse_overflow(model, resolution, normalisation, to_fp16.LARGEST)
-    half = passes.checked(to_fp16.run(model))
-    parity = proof.against(half, logits, resolution, normalisation, "fp16")
-    if not parity["ok"]:
-        x = proof.pictures(resolution, normalisation)[parity["worst"]]
-        where = proof.first_departure(model, half, x, proof.BARS["fp16"][0])
-        refuse(parity, f"the FP16 graph is too far from FP32; the first tensor that departs is {where or 'the output'}")
-    return half, parity
-
-
-def refuse(parity, what):
-    row, (most, least) = parity["inputs"][parity["worst"]], parity["bar"]
-    raise RtsegError(f"{what} (on the {parity['worst']} input: {row['relative']:.2g} of the logits' scale, at most {most:g}; "
-                     f"{row['labels_equal']:.4%} of labels equal, at least {least:.2%})", "nothing was written")
 
 
 def weights_bytes(model):

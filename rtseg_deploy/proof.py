@@ -5,12 +5,12 @@ convolution folded forward, each departs by more than 1e-3 of the logits' scale;
 """
 import re
 from collections.abc import Callable
-from importlib.resources import files
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from . import images
 from .errors import RtsegError, need
 
 # precision -> (largest |difference| as a fraction of the logits' standard deviation, least share of equal labels)
@@ -19,22 +19,13 @@ BARS = {"fp32": (1e-4, 0.9999), "fp16": (1e-1, 0.99)}
 
 def pictures(resolution, normalisation):
     """Name -> 1 x 3 x H x W float32: seeded noise, a street, and pixels that are only black or white in each channel."""
-    from PIL import Image
-
     height, width = resolution
     rng = np.random.default_rng(2026)
-    with files(__package__).joinpath("samples/street.png").open("rb") as file:
-        street = np.asarray(Image.open(file).convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
+    street = images.resized(images.read(images.STREET), resolution)
     blocks = rng.integers(0, 2, (-(-height // 16), -(-width // 16), 3), np.uint8) * 255
     extremes = blocks.repeat(16, 0).repeat(16, 1)[:height, :width]
     return {"noise": rng.standard_normal((1, 3, height, width), np.float32),
-            "street": normalised(street, normalisation), "extremes": normalised(extremes, normalisation)}
-
-
-def normalised(pixels, normalisation):
-    """H x W x 3 uint8 RGB -> 1 x 3 x H x W float32 as the network was trained to see it; normalisation has mean and std."""
-    mean, std = (np.asarray(normalisation[key], np.float32) for key in ("mean", "std"))
-    return np.ascontiguousarray(((pixels.astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1)[None])
+            "street": images.normalised(street, normalisation), "extremes": images.normalised(extremes, normalisation)}
 
 
 def session(model):
@@ -42,6 +33,7 @@ def session(model):
     ort = need("onnxruntime")
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # large maps are given back at once: half the peak memory
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
@@ -85,6 +77,13 @@ def against(model, reference: Callable, resolution, normalisation, precision):
             for name, x in pictures(resolution, normalisation).items()}
     return {"ok": all(good(row, precision) for row in rows.values()), "bar": BARS[precision], "inputs": rows,
             "worst": max(rows, key=lambda name: rows[name]["relative"])}
+
+
+def refuse(parity, what):
+    """Raise RtsegError with the row of a failed parity report that is worst."""
+    row, (most, least) = parity["inputs"][parity["worst"]], parity["bar"]
+    raise RtsegError(f"{what} (on the {parity['worst']} input: {row['relative']:.2g} of the logits' scale, at most {most:g}; "
+                     f"{row['labels_equal']:.4%} of labels equal, at least {least:.2%})", "nothing was written")
 
 
 def first_departure(reference, found, x, bar):

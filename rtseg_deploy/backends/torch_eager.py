@@ -1,0 +1,50 @@
+"""PyTorch, eager, on the CPU: the checkpoint itself, BatchNorm kept, with the same enlargement and output as the artifact."""
+from importlib.util import find_spec
+
+
+def unavailable():
+    if find_spec("torch") is None:
+        return "PyTorch is not installed", "pip install 'rtseg-deploy[export]'"
+    return None
+
+
+def open(job):
+    return Session(job)
+
+
+class Session:
+    def __init__(self, job):
+        import torch
+
+        from .. import checkpoints
+        from ..deployed import deployed
+        from ..device.runner import JobError
+
+        parent = job["parent"]
+        if "seed" in parent:
+            trained = checkpoints.seeded(job["model"], job["classes"], parent["seed"])
+        else:
+            trained = checkpoints.load(parent["file"], job["model"])
+            if trained.parent["sha256"] != parent["sha256"]:
+                raise JobError("%s is not the checkpoint that the artifact was made from" % parent["file"], "export it again, or put the old one back")
+        if job["precision"] != "fp32":
+            raise JobError("PyTorch on a CPU has no fast FP16", "time the FP32 artifact with torch-eager")
+        torch.set_num_threads(job["threads"])
+        self.torch = torch
+        self.threads = job["threads"]
+        self.module = deployed(trained, job["output"], job["opset"])
+        self.result = None
+
+    def feed(self, array):
+        self.input = self.torch.from_numpy(array)
+
+    def step(self):
+        with self.torch.inference_mode():
+            self.result = self.module(self.input)
+
+    def output(self):
+        return self.result.numpy()
+
+    def facts(self):
+        return {"backend": "torch-eager", "torch": self.torch.__version__, "threads": self.threads,
+                "boundary": "network: normalised float32 input and output in host memory"}

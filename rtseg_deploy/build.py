@@ -1,0 +1,61 @@
+"""ONNX artifact -> TensorRT engine, with its sidecar, under <root>/<target>/."""
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from . import facts, files, launch
+from .errors import RtsegError, need
+from .records import read_artifact, write_sidecar
+
+SUSPICIOUS = 8                      # engine bytes per weight byte; networks without depthwise convolutions stay under 4
+
+
+def build_engine(path, target_name, fp16=False, root="engines", tell=lambda step, done: None):
+    """Build an engine; returns (its path, its Artifact). Raises RtsegError, with nothing written, where it would not be what was asked for."""
+    artifact = read_artifact(path)
+    target = facts.target(target_name)
+    if artifact.kind != "onnx":
+        raise RtsegError(f"{path} is an engine already", "engines are built from the ONNX file that rtseg-deploy export writes")
+    if not target.ahead_of_time:
+        raise RtsegError(f"engines for {target.device} need {target.runtime} on the device itself, and building there is not built yet",
+                         f"what can be built here: {', '.join(t.name for t in facts.targets().values() if t.ahead_of_time)}")
+    precision = "fp16" if fp16 else artifact.precision
+    goal = Path(root, target.name, f"{Path(path).stem}.{precision}.engine")
+    with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+        graph, parity = Path(path).resolve(), artifact.checks["parity"]
+        if precision != artifact.precision:
+            tell("converting to FP16 and proving it", None)
+            graph, parity = in_fp16(graph, artifact, Path(folder, "fp16.onnx"))
+        with files.replacing(goal) as temporary:
+            result, _ = launch.run({"action": "build", "runtime": "tensorrt_rtx", "onnx": str(graph), "engine": str(temporary.resolve()),
+                                    "precision": precision, "compute_capability": target.compute_capability}, launch.RUNNER, tell=tell)
+            engine = replace(
+                artifact, kind="engine", precision=precision, target=target.name, sha256=files.sha256(temporary),
+                parent={"file": str(path), "sha256": artifact.sha256},
+                checks={**artifact.checks, "parity": parity, "layers": result["layers"], "bytes": result["bytes"],
+                        "build_seconds": result["build_seconds"], "messages": result["messages"], "run_on_device": False},
+                versions={**artifact.versions, result["runtime"]: result["version"]},
+                warnings=artifact.warnings + size_warning(result["bytes"], artifact.weights_bytes, target))
+            write_sidecar(goal, engine)
+    return goal, engine
+
+
+def in_fp16(graph, artifact, goal):
+    """Write the FP16 form of an FP32 artifact to `goal`; returns (goal, parity report against the FP32 artifact)."""
+    onnx = need("onnx_graphsurgeon", "polygraphy", "onnxruntime", "onnx")
+    from . import fp16, proof
+
+    model = onnx.load(graph)
+    runner = proof.session(proof.with_outputs(model, [proof.logits_name(model)]))
+    half, parity = fp16.convert(model, lambda x: runner.run(None, {"input": x})[0], artifact.resolution, artifact.normalisation)
+    files.write(goal, half.SerializeToString())
+    return goal, parity
+
+
+def size_warning(engine_bytes, weights_bytes, target):
+    """Say it where an engine is many times its weights: it will be slow to load, and probably to run."""
+    if engine_bytes < SUSPICIOUS * weights_bytes:
+        return ()
+    return (f"the engine is {engine_bytes / weights_bytes:.0f} times its weights: {target.runtime} stores depthwise and grouped convolutions "
+            f"expanded to dense ones for compute capability {target.compute_capability}; expect it to be slow there, "
+            f"and prefer TensorRT 8.6 or 10.x built on the {target.device}",)

@@ -1,0 +1,290 @@
+"""The command line: each command parses, makes one call, prints. stdout is data, stderr is progress and warnings.
+
+Exit status: 0 good, 1 failed, 2 usage, 3 measured but unstable. Only click is imported here; commands import what they need.
+"""
+import contextlib
+import json
+import os
+import sys
+import traceback
+from dataclasses import asdict
+
+import click
+
+from . import __version__
+from .errors import RtsegError, need
+
+UNSTABLE = 3
+
+
+class Size(click.ParamType):
+    """HEIGHTxWIDTH -> (height, width)."""
+    name = "HxW"
+
+    def convert(self, value, param, ctx):
+        height, _, width = value.partition("x")
+        if not (height.isdecimal() and width.isdecimal() and 0 < int(height) <= 16384 and 0 < int(width) <= 16384):
+            self.fail(f"{value!r} is not HEIGHTxWIDTH in pixels, such as 360x480 or 1024x2048", param, ctx)
+        return int(height), int(width)
+
+
+class Commands(click.Group):
+    """A group whose errors are one line, whatever goes wrong; RTSEG_DEBUG=1 shows the traceback as well."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except RtsegError as error:
+            fail(error.what, error.fix)
+        except KeyboardInterrupt:
+            fail("interrupted; nothing half-written was left")
+        except OSError as error:
+            fail(f"{error.filename or 'a file'}: {error.strerror or error}", "free some space or choose another folder" if error.errno in (27, 28) else "")
+
+
+def fail(what, fix=""):
+    """End with status 1 and one line."""
+    if os.environ.get("RTSEG_DEBUG"):
+        traceback.print_exc()
+    line = " ".join(f"rtseg-deploy: {what}{'; ' + fix if fix else ''}".split())
+    click.echo(line, err=True)
+    sys.exit(1)
+
+
+def unforeseen(kind, error, trace):
+    """The last resort, a hook and not an except clause: a fault of ours is also one line."""
+    if os.environ.get("RTSEG_DEBUG"):
+        traceback.print_exception(kind, error, trace)
+    first = (str(error).splitlines() or [""])[0]
+    click.echo(f"rtseg-deploy: a fault of rtseg-deploy itself: {kind.__name__}: {first}; please report it with the output of RTSEG_DEBUG=1", err=True)
+
+
+@contextlib.contextmanager
+def progress():
+    """Yields tell(step, fraction done or None): a bar on a terminal, a line a step elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        told = []
+
+        def tell(step, done):
+            if step not in told[-1:]:
+                told.append(step)
+                click.echo(f"  {step}", err=True)
+        yield tell
+        return
+    # twice a second: drawing must not take processor time from what is measured
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console,
+                  transient=True, refresh_per_second=2) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda step, done: bar.update(task, description=step, total=None if done is None else 1.0, completed=done or 0)
+
+
+def show(*renderables):
+    """Print to stdout, at the terminal's width or wide enough for a file."""
+    from rich.console import Console
+
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    for renderable in renderables:
+        console.print(renderable, highlight=False)
+
+
+def warn(lines):
+    for line in lines:
+        click.echo(f"warning: {line}", err=True)
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+need_export = ("torch", "onnx", "onnx_graphsurgeon", "polygraphy", "onnxruntime")
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="rtseg-deploy")
+def cli():
+    """Real-time segmentation networks from a PyTorch checkpoint to a TensorRT engine and a figure to believe.
+
+    \b
+    Example:
+      rtseg-deploy export weights.pth -o net.onnx --resolution 1024x2048
+      rtseg-deploy build-engine net.onnx --target rtx-2080ti --fp16
+      rtseg-deploy bench net.onnx
+    """
+
+
+@cli.command()
+@click.option("--resolution", type=Size(), default="512x1024", show_default=True, help="Size to count at.")
+@as_json
+def models(resolution, as_json):
+    """List the networks: parameters, multiply-accumulates, and whose checkpoints are known.
+
+    \b
+    Example:
+      rtseg-deploy models --resolution 1024x2048
+    """
+    from .complexity import complexity
+    from .models import networks
+
+    rows = [(network, complexity(network, resolution)) for network in networks().values()]
+    if as_json:
+        click.echo(json.dumps([{"name": n.name, "paper": n.paper, "stride": n.stride, "multiple": n.multiple, "resolution": resolution, **count,
+                                "dialects": [{"name": d.name, "source": d.source} for d in n.dialects]} for n, count in rows], indent=1))
+    else:
+        from .report import networks_table
+        show(networks_table(rows, resolution))
+
+
+@cli.command()
+@click.argument("checkpoint", type=click.Path(exists=True, dir_okay=False))
+@click.option("-o", "--output-file", "path", required=True, type=click.Path(dir_okay=False), help="Where the ONNX file goes; its sidecar is put beside it.")
+@click.option("--resolution", type=Size(), required=True, help="Input size, height first.")
+@click.option("--model", help="A name from `rtseg-deploy models`; found by fit if not given.")
+@click.option("--opset", type=int, default=17, show_default=True, help="13 for TensorRT 8.2 (Jetson TX2), 17 for 8.6, any newer.")
+@click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True, help="fp16 keeps float32 input and output.")
+@click.option("--output", type=click.Choice(["logits", "labels"]), default="logits", show_default=True, help="Both at the input's size.")
+@click.option("--classes", default="", help="Class set (camvid, cityscapes) or number of classes, to be checked; found by the head if not given.")
+@as_json
+def export(checkpoint, path, resolution, model, opset, precision, output, classes, as_json):
+    """Turn a checkpoint into an ONNX file: BatchNorm folded, proven equal to PyTorch, described by a sidecar.
+
+    \b
+    Example:
+      rtseg-deploy export weights.pth -o net.onnx --resolution 1024x2048
+    """
+    need(*need_export)
+    with progress() as tell:
+        tell("loading PyTorch and the checkpoint", None)
+        from . import checkpoints
+        from .export import export as export_trained
+
+        trained = checkpoints.load(checkpoint, model)
+        artifact = export_trained(trained, path, resolution, opset, precision, output, class_set(classes, trained.classes), tell)
+    warn(artifact.warnings)
+    if as_json:
+        click.echo(json.dumps({"file": path, **artifact.to_json()}, indent=1))
+    else:
+        from .report import artifact_table
+        show(artifact_table(path, artifact))
+
+
+def class_set(claimed, found):
+    """The name of the class set that was asked for, or "". Raises RtsegError where a number was given that is not the head's."""
+    if not claimed.isdecimal():
+        return claimed
+    if int(claimed) != found:
+        raise RtsegError(f"--classes {claimed}, but the network's head has {found}", f"leave --classes out, or find the checkpoint with {claimed}")
+    return ""
+
+
+@cli.command("build-engine")
+@click.argument("model", type=click.Path(exists=True, dir_okay=False))
+@click.option("--target", required=True, help="The device: gtx-1080ti, rtx-2080ti, jetson-tx2.")
+@click.option("--fp16", is_flag=True, help="FP16 inside, float32 input and output; refused if no layer would be FP16.")
+@click.option("-o", "--engines", default="engines", show_default=True, type=click.Path(file_okay=False), help="The engine goes to FOLDER/TARGET/.")
+@as_json
+def build_engine(model, target, fp16, engines, as_json):
+    """Compile an exported ONNX file for a device, ahead of time where its runtime can.
+
+    \b
+    Example:
+      rtseg-deploy build-engine net.onnx --target rtx-2080ti --fp16
+    """
+    from .build import build_engine as build
+
+    with progress() as tell:
+        path, engine = build(model, target, fp16, engines, tell)
+    warn(engine.warnings)
+    if as_json:
+        click.echo(json.dumps({"file": str(path), **engine.to_json()}, indent=1))
+    else:
+        from .report import engines_table
+        show(engines_table([(path, engine)]))
+        layers = engine.checks["layers"]
+        if engine.precision == "fp16":
+            show(f"in FP32: {', '.join(layers['fp32_names']) or 'no layer'}")
+
+
+@cli.command()
+@click.argument("subject", metavar="ARTIFACT|MODEL")
+@click.option("--resolution", "resolutions", type=Size(), multiple=True, help="Repeat for several; an artifact has its own.")
+@click.option("-n", "--iterations", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="The papers state 500 to 5000.")
+@click.option("--backend", "backends", multiple=True, default=["onnxruntime-cpu"], show_default=True, help="Repeat to compare: onnxruntime-cpu, torch-eager, null.")
+@click.option("--image", type=click.Path(exists=True, dir_okay=False), help="Input instead of seeded noise.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="All processors if not given.")
+@click.option("-o", "--results", default="results", show_default=True, type=click.Path(file_okay=False), help="Where result files go.")
+@as_json
+def bench(subject, resolutions, iterations, backends, image, threads, results, as_json):
+    """Time a network: an exported file, or a name from `rtseg-deploy models` (random weights) or a checkpoint, exported first.
+
+    Exit status 3 says that the figure was measured but is unstable; why is printed.
+
+    \b
+    Example:
+      rtseg-deploy bench net.onnx --backend onnxruntime-cpu --backend torch-eager -n 500
+      rtseg-deploy bench bisenetv2 --resolution 512x1024 --resolution 1024x2048
+    """
+    from . import backends as known
+    from .measure import measure
+
+    for backend in backends:
+        known.find(backend)
+    with progress() as tell:
+        done = measure(subject, resolutions, backends, iterations, image, threads, results, tell)
+    unstable = any(benchmark.warnings for _, benchmark in done)
+    if as_json:
+        click.echo(json.dumps([{"file": str(path), **{k: v for k, v in b.to_json().items() if k not in ("seconds", "warmup_seconds")}} for path, b in done], indent=1))
+    else:
+        from .report import bench_table, remarks
+        show(bench_table(done), *remarks(done))
+    sys.exit(UNSTABLE if unstable else 0)
+
+
+@cli.command()
+@click.argument("artifact", type=click.Path(exists=True, dir_okay=False))
+@click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+@click.option("-o", "--output", "folder", required=True, type=click.Path(file_okay=False), help="Folder for <name>.overlay.png and <name>.labels.png.")
+@click.option("--backend", default="onnxruntime-cpu", show_default=True)
+@as_json
+def predict(artifact, images, folder, backend, as_json):
+    """Label images: a coloured overlay with a legend, and the plain label map.
+
+    \b
+    Example:
+      rtseg-deploy predict net.onnx street.png -o out
+    """
+    from .backends import find
+    from .predict import predict as label
+
+    find(backend)
+    with progress() as tell:
+        done = label(artifact, images, folder, backend, tell)
+    if as_json:
+        click.echo(json.dumps([{"image": image, "overlay": str(o), "labels": str(m)} for image, (o, m) in zip(images, done)], indent=1))
+    else:
+        for pair in done:
+            click.echo("\n".join(map(str, pair)))
+
+
+@cli.command()
+@click.option("-o", "--output", "folder", default="demo", show_default=True, type=click.Path(file_okay=False), help="Where everything goes.")
+@click.option("-n", "--iterations", type=click.IntRange(1, 100_000), default=500, show_default=True)
+def demo(folder, iterations):
+    """Do all of it once, on the trained network and the street that come with rtseg-deploy.
+
+    \b
+    Example:
+      rtseg-deploy demo
+    """
+    need(*need_export)
+    from .demo import demo as run
+
+    with progress() as tell:
+        shown = run(folder, iterations, tell)
+    warn(shown.warnings)
+    show(*shown.tables)
+
+
+def main():
+    sys.excepthook = unforeseen
+    cli()

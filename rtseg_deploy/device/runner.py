@@ -1,0 +1,336 @@
+"""Reads job.json, does one thing on this machine, writes result.json:  python3 runner.py job.json result.json
+
+One file for every device: Python 3.6, the standard library, tensorrt or tensorrt_rtx, pycuda; numpy where arrays are read.
+It imports nothing else of rtseg-deploy, so it can be copied to a Jetson and run there by itself.
+
+A job is an object with "action" (probe, build, infer or time) and what the action's function reads. The result has "ok"; a failure
+is a result too, with "error" and "fix". Exit status 0 or 1 says the same. TensorRT's names are looked up before they are used:
+8.2, 8.6, 10, 11 and RTX share few of them, and enum numbers were changed between versions.
+"""
+import gc
+import importlib
+import json
+import os
+import platform
+import sys
+import time
+
+WARMUP_STEPS, WARMUP_SECONDS, WARMUP_LIMIT = 50, 2.0, 30.0
+
+
+class JobError(Exception):
+    """Something that the user can mend: what happened, and what to type."""
+
+    def __init__(self, error, fix="", **facts):
+        Exception.__init__(self, error)
+        self.answer = dict(facts, ok=False, error=error, fix=fix)
+
+
+def main(argv, open_session=None):
+    """Answer one job; returns the exit status."""
+    job_path, result_path = argv
+    with open(job_path) as file:
+        job = json.load(file)
+    result = answer(job, open_session)
+    with open(result_path + ".part", "w") as file:
+        json.dump(result, file)
+    os.replace(result_path + ".part", result_path)
+    return 0 if result["ok"] else 1
+
+
+def answer(job, open_session=None):
+    """The result of a job. open_session(job) gives what infer and time work on."""
+    try:
+        if job["action"] in ("infer", "time"):
+            if open_session is None:
+                raise JobError("timing TensorRT engines is not built yet", "time the ONNX file with rtseg-deploy bench")
+            return dict({"infer": infer, "time": time_steps}[job["action"]](job, open_session(job)), ok=True)
+        return dict({"probe": probe, "build": build}[job["action"]](job), ok=True)
+    except JobError as error:
+        return error.answer
+    except Exception as error:  # the one place: whatever a driver or a parser throws must come home as a result
+        return {"ok": False, "error": "%s: %s" % (type(error).__name__, error), "fix": ""}
+
+
+def report(job, **event):
+    """Say how far the job is, for whoever waits for it. Never called while the clock runs."""
+    if "progress" in job:
+        with open(job["progress"] + ".part", "w") as file:
+            json.dump(event, file)
+        os.replace(job["progress"] + ".part", job["progress"])
+
+
+# ---- time and infer: a session has feed(array), step(), output(), and facts() for the record
+
+
+def time_steps(job, session):
+    """Time `iterations` steps one by one after a warm-up. Samples are seconds by the host's clock, each step complete when it returns."""
+    import numpy
+    report(job, stage="warming up")
+    session.feed(numpy.load(job["inputs"][0]))
+    warmup = warm_up(session.step)
+    report(job, stage="timing", expected_s=job["iterations"] * sorted(warmup)[len(warmup) // 2])
+    faults = minor_faults()
+    samples = clocked(session.step, job["iterations"])
+    faults = minor_faults() - faults
+    save_labels(session.output(), job["labels"][0])
+    return {"seconds": samples, "warmup_seconds": warmup, "minor_faults": faults, "environment": dict(environment(), **session.facts())}
+
+
+def warm_up(step, steps=WARMUP_STEPS, seconds=WARMUP_SECONDS, limit=WARMUP_LIMIT, clock=time.perf_counter):
+    """Run until both `steps` and `seconds` are reached, or `limit` seconds. Returns the samples."""
+    begin, samples = clock(), []
+    while True:
+        samples += clocked(step, 1, clock)
+        elapsed = clock() - begin
+        if elapsed >= limit or (len(samples) >= steps and elapsed >= seconds):
+            return samples
+
+
+def clocked(step, iterations, clock=time.perf_counter):
+    """The timing loop, the only one: seconds of each of `iterations` calls of step()."""
+    samples = [0.0] * iterations
+    gc.collect()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for i in range(iterations):
+            begin = clock()
+            step()
+            samples[i] = clock() - begin
+    finally:
+        if collecting:
+            gc.enable()
+    return samples
+
+
+def infer(job, session):
+    """Labels of each input, one file each."""
+    import numpy
+    for number, (source, goal) in enumerate(zip(job["inputs"], job["labels"])):
+        report(job, stage="image %d of %d" % (number + 1, len(job["inputs"])), done=number / len(job["inputs"]))
+        session.feed(numpy.load(source))
+        session.step()
+        save_labels(session.output(), goal)
+    return {"environment": dict(environment(), **session.facts())}
+
+
+def save_labels(output, goal):
+    """Write H x W labels: the output itself, or the argmax of 1 x classes x H x W logits. None is written for no output."""
+    import numpy
+    if output is None:
+        return
+    if output.ndim == 4:
+        if not numpy.isfinite(output).all():
+            raise JobError("the network's output is not finite", "check the precision: FP16 may overflow; try FP32")
+        output = output.argmax(1)
+    numpy.save(goal, output[0].astype(numpy.uint8 if output.max() < 256 else numpy.int32))
+
+
+def minor_faults():
+    """Pages given to this process so far: memory taken anew in the timed part costs time on a CPU."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+# ---- probe
+
+
+def environment():
+    """What this machine is, as far as it says."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "python": platform.python_version(), "system": platform.platform(),
+        "machine": platform.machine(), "cpu": cpu_model(), "cpus": len(affinity(0)) if affinity else os.cpu_count(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "governor": text_of("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "model": text_of("/proc/device-tree/model"), "l4t": text_of("/etc/nv_tegra_release"),
+    }
+
+
+def text_of(path):
+    """The first line of a file that may not exist."""
+    try:
+        with open(path) as file:
+            return file.readline().strip("\0\n ")
+    except OSError:
+        return None
+
+
+def cpu_model():
+    try:
+        with open("/proc/cpuinfo") as file:
+            for line in file:
+                if line.lower().startswith(("model name", "hardware")):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or None
+
+
+def probe(job):
+    """What this machine is and which TensorRT it has; a failure where it could build nothing."""
+    found = environment()
+    found["gpu"] = gpu()
+    runtime = job.get("runtime", "tensorrt")
+    try:
+        found["tensorrt"] = load_tensorrt(runtime).__version__
+    except JobError as error:
+        raise JobError(error.answer["error"], error.answer["fix"], probe=found)
+    return {"probe": found}
+
+
+def gpu():
+    """The first CUDA device, or why there is none."""
+    try:
+        import pycuda.driver as cuda
+    except ImportError:
+        return {"error": "pycuda is not installed"}
+    try:
+        cuda.init()
+        device = cuda.Device(0)
+    except cuda.Error as error:
+        return {"error": str(error)}
+    return {"name": device.name(), "compute_capability": "%d.%d" % device.compute_capability(), "memory_bytes": device.total_memory()}
+
+
+def load_tensorrt(runtime):
+    """The module tensorrt or tensorrt_rtx. Raises JobError with the way to get it."""
+    try:
+        return importlib.import_module(runtime)
+    except ImportError as error:
+        fixes = {"tensorrt_rtx": "pip install 'rtseg-deploy[rtx]'",
+                 "tensorrt": "on a Jetson: sudo apt-get install python3-libnvinfer; elsewhere: pip install 'rtseg-deploy[tensorrt]'"}
+        raise JobError("no %s for %s (Python %s): %s" % (runtime, platform.node() or "this machine", platform.python_version(), error), fixes[runtime])
+
+
+# ---- build
+
+
+def build(job):
+    """Compile job["onnx"] into job["engine"].
+
+    Reads runtime, precision (fp32, fp16), compute_capability ("7.5": RTX, ahead of time), workspace_bytes.
+    An engine asked for in FP16 without one layer in FP16 is an error, and is not written.
+    """
+    trt = load_tensorrt(job["runtime"])
+    report(job, stage="parsing")
+    log = Log(trt)
+    builder = trt.Builder(log.logger)
+    network = builder.create_network(creation_flags(trt))
+    parser = trt.OnnxParser(network, log.logger)
+    with open(job["onnx"], "rb") as file:
+        parsed = parser.parse(file.read())
+    if not parsed:
+        raise JobError("TensorRT %s cannot read the graph: %s" % (trt.__version__, parser_errors(parser) or log.last()),
+                       "export with another --opset, or for another target")
+    config = configure(trt, builder, job)
+    layers = layer_types(trt, network)
+    weakly_typed = hasattr(trt.BuilderFlag, "FP16")
+    if job["precision"] == "fp16" and not weakly_typed:
+        refuse_without_half(layers)
+    report(job, stage="building")
+    begin = time.perf_counter()
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise JobError("TensorRT %s cannot build the engine: %s" % (trt.__version__, log.last()), "see the message; less workspace may help on a small device")
+    seconds = time.perf_counter() - begin
+    if job["precision"] == "fp16" and weakly_typed:  # the builder chose: only the engine knows
+        layers = engine_layer_types(trt, log, plan)
+        refuse_without_half(layers)
+    with open(job["engine"], "wb") as file:
+        file.write(plan)
+    return {"bytes": os.path.getsize(job["engine"]), "build_seconds": seconds, "layers": layers, "messages": log.lines[-20:],
+            "runtime": job["runtime"], "version": trt.__version__, "environment": environment()}
+
+
+class Log:
+    """TensorRT's warnings and errors, kept to be told."""
+
+    def __init__(self, trt):
+        lines = self.lines = []
+
+        class Logger(trt.ILogger):
+            def __init__(self):
+                trt.ILogger.__init__(self)
+
+            def log(self, severity, message):
+                if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR, trt.ILogger.WARNING):
+                    lines.append(str(message))
+
+        self.logger = Logger()
+
+    def last(self):
+        return self.lines[-1] if self.lines else "no reason was given"
+
+
+def creation_flags(trt):
+    """8.x reads ONNX only with an explicit batch; from 10 on that is always so, and 11 has no such name."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def configure(trt, builder, job):
+    """Builder settings by what this version has: memory, TF32 off, FP16 flag, compute capability."""
+    config = builder.create_builder_config()
+    if "workspace_bytes" in job:
+        if hasattr(config, "set_memory_pool_limit"):    # 8.4 on
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job["workspace_bytes"])
+        else:
+            config.max_workspace_size = job["workspace_bytes"]
+    if hasattr(trt.BuilderFlag, "TF32"):
+        config.clear_flag(trt.BuilderFlag.TF32)         # "FP32" is to mean FP32
+    if job["precision"] == "fp16" and hasattr(trt.BuilderFlag, "FP16"):
+        config.set_flag(trt.BuilderFlag.FP16)
+    if "compute_capability" in job:
+        name = "SM" + job["compute_capability"].replace(".", "")
+        if not hasattr(config, "set_compute_capability") or not hasattr(trt.ComputeCapability, name):
+            raise JobError("%s %s cannot build for compute capability %s ahead of time" % (job["runtime"], trt.__version__, job["compute_capability"]),
+                           "build on the device itself")
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, name), 0)
+    return config
+
+
+def parser_errors(parser):
+    return "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+
+
+def layer_types(trt, network):
+    """How many layers compute in FP16, and the names of those in FP32, by the types in the parsed network."""
+    half, single = 0, []
+    for i in range(network.num_layers):
+        layer = network.get_layer(i)
+        kinds = [layer.get_output(n).dtype for n in range(layer.num_outputs)]
+        if trt.DataType.HALF in kinds:
+            half += 1
+        elif trt.DataType.FLOAT in kinds:
+            single.append(layer.name)
+    return {"fp16": half, "fp32": len(single), "fp32_names": single}
+
+
+def engine_layer_types(trt, log, plan):
+    """The same of a built engine, by its inspector: what the builder chose where it was free to choose."""
+    runtime = trt.Runtime(log.logger)
+    engine = runtime.deserialize_cuda_engine(plan)
+    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    half, single = 0, []
+    for layer in json.loads(text)["Layers"]:
+        kinds = [output.get("Format/Datatype", "") for output in layer.get("Outputs", [])] if isinstance(layer, dict) else []
+        if any("FP16" in kind or "Half" in kind for kind in kinds):
+            half += 1
+        else:
+            single.append(layer.get("Name", "") if isinstance(layer, dict) else layer)
+    return {"fp16": half, "fp32": len(single), "fp32_names": single}
+
+
+def refuse_without_half(layers):
+    if not layers["fp16"]:
+        raise JobError("no layer of the engine would compute in FP16", "give it an FP16 graph: rtseg-deploy export --precision fp16")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

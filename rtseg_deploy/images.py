@@ -1,0 +1,78 @@
+"""Image file -> pixels -> the network's input; labels -> pictures that a person can look at."""
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+
+from . import files
+from .errors import RtsegError
+
+STREET = Path(__file__).with_name("samples") / "street.png"
+OPACITY = 0.55                      # of the classes' colours over the image
+
+
+def normalised(pixels, normalisation):
+    """H x W x 3 uint8 RGB -> 1 x 3 x H x W float32 as the network was trained to see it; normalisation has mean and std."""
+    mean, std = (np.asarray(normalisation[key], np.float32) for key in ("mean", "std"))
+    return np.ascontiguousarray(((pixels.astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1)[None])
+
+
+def read(path):
+    """H x W x 3 uint8 RGB, turned as the camera says. Raises RtsegError."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise RtsegError(f"{path} is not an image that can be read: {error}") from None
+    except OSError as error:
+        raise RtsegError(f"{path}: {error.strerror or 'the image is truncated'}") from None
+
+
+def resized(pixels, resolution):
+    """Pixels at (height, width), bilinear."""
+    height, width = resolution
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def save(pixels, labels, names, stem):
+    """Write the label map at the image's size, and the overlay with its legend; returns both paths."""
+    height, width = pixels.shape[:2]
+    labels = np.asarray(Image.fromarray(labels.astype(np.int32)).resize((width, height), Image.Resampling.NEAREST))
+    paths = stem.with_name(stem.name + ".overlay.png"), stem.with_name(stem.name + ".labels.png")
+    plain = Image.fromarray(labels.astype(np.uint8 if len(names.names) < 256 else np.uint16))
+    for path, image in zip(paths, (overlay(pixels, labels, names), plain)):
+        with files.replacing(path) as temporary:
+            image.save(temporary, format="PNG")
+    return paths
+
+
+def overlay(pixels, labels, names):
+    """The image under its classes' colours, with a legend of the classes that are in it, largest first."""
+    colours = np.asarray(names.colours, np.float32)[labels]
+    blended = Image.fromarray((OPACITY * colours + (1 - OPACITY) * pixels).round().astype(np.uint8))
+    found, counts = np.unique(labels, return_counts=True)
+    rows = [(names.names[c], names.colours[c], n / labels.size) for n, c in sorted(zip(counts, found), reverse=True)]
+    return beside(blended, legend(rows, blended.height))
+
+
+def legend(rows, height):
+    """A white column of that height or more: a swatch, a name and a share for each row (name, colour, share)."""
+    letter = max(11, height // 30)
+    font = ImageFont.load_default(letter)
+    texts = [f"{name}  {share:.1%}" for name, _, share in rows]
+    column = Image.new("RGB", (int(max(map(font.getlength, texts))) + 4 * letter, max(height, int(letter * (1.7 * len(rows) + 1)))), "white")
+    draw = ImageDraw.Draw(column)
+    for number, ((_, colour, _), text) in enumerate(zip(rows, texts)):
+        top = int(letter * (1.7 * number + 0.7))
+        draw.rectangle([letter, top, 2 * letter, top + letter], fill=colour, outline="black")
+        draw.text((int(2.7 * letter), top + letter / 2), text, fill="black", font=font, anchor="lm")
+    return column
+
+
+def beside(left, right):
+    sheet = Image.new("RGB", (left.width + right.width, max(left.height, right.height)), "white")
+    sheet.paste(left, (0, 0))
+    sheet.paste(right, (left.width, 0))
+    return sheet

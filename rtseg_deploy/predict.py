@@ -1,0 +1,31 @@
+"""Images -> labels -> pictures that a person can look at."""
+from pathlib import Path
+
+from . import facts, images, launch
+from .errors import RtsegError
+from .records import read_artifact
+
+
+def predict(path, paths, folder, backend="onnxruntime-cpu", tell=lambda step, done: None):
+    """Label images with an artifact; writes <stem>.overlay.png and <stem>.labels.png for each. Returns [(overlay, labels)].
+
+    An image of another size is resized (bilinear) to the artifact's, and its labels back (nearest).
+    Raises RtsegError, with nothing written, where an image cannot be read.
+    """
+    artifact = read_artifact(path)
+    if artifact.kind != "onnx":
+        raise RtsegError(f"{path} is an engine for {artifact.target}; running engines is not built yet", "use the ONNX file it was made from")
+    refuse_same_names(paths)
+    pictures = [images.read(image) for image in paths]
+    arrays = [images.normalised(images.resized(pixels, artifact.resolution), artifact.normalisation) for pixels in pictures]
+    _, labels = launch.run(launch.on_backend("infer", path, artifact, backend), launch.BACKENDS, arrays, tell)
+    names = facts.class_set(artifact.class_set, artifact.classes)
+    return [images.save(pixels, found, names, Path(folder, Path(image).stem)) for image, pixels, found in zip(paths, pictures, labels)]
+
+
+def refuse_same_names(paths):
+    seen = {}
+    for image in paths:
+        other = seen.setdefault(Path(image).stem, image)
+        if other != image:
+            raise RtsegError(f"{other} and {image} would both be written as {Path(image).stem}.labels.png", "label them one after another, with two -o")
