@@ -15,6 +15,7 @@ from .records import FORMAT, read_artifact, size
 PAPERS_RANGE = (500, 5000)          # iterations that the papers state (DDRNet 500, BiSeNet V2 5000)
 DRIFT_LIMIT = 0.05                  # between the medians of the two halves
 SPREAD_LIMIT = 0.10                 # interquartile range / median, as torch.utils.benchmark warns
+TWO_SPEEDS = 1.5                    # median / minimum; 1.05 to 1.15 on a quiet machine
 SPIKE_LIMIT = 0.05                  # share of the time above the third quartile + 3 interquartile ranges
 SAME_LABELS = 0.999                 # below this two backends did not do the same work
 FAULTS_WORTH_A_NOTE = 100           # minor page faults an iteration
@@ -53,9 +54,10 @@ class Benchmark:
             ["random weights: for speed only"] if "seed" in self.artifact["parent"] else []) + (
             [f"{faults:.0f} minor page faults an iteration: memory is taken anew each time"] if faults > FAULTS_WORTH_A_NOTE else [])
 
-    def to_json(self):
-        return {"format": FORMAT, "kind": "benchmark", **asdict(self), "iterations": len(self.seconds), "statistics": self.statistics,
-                "status": "unstable" if self.warnings else "stable", "warnings": self.warnings, "notes": self.notes}
+    def to_json(self, samples=True):
+        value = {"format": FORMAT, "kind": "benchmark", **asdict(self), "iterations": len(self.seconds), "statistics": self.statistics,
+                 "status": "unstable" if self.warnings else "stable", "warnings": self.warnings, "notes": self.notes}
+        return value if samples else {name: value[name] for name in value if name not in ("seconds", "warmup_seconds")}
 
 
 def statistics(seconds):
@@ -74,6 +76,8 @@ def doubts(seconds):
     first, second = np.median(samples[:len(samples) // 2 or 1]), np.median(samples[len(samples) // 2:])
     if abs(second / first - 1) > DRIFT_LIMIT:
         found.append(f"drift: the second half's median is {second / first - 1:+.1%} of the first's")
+    if np.median(samples) > TWO_SPEEDS * samples.min():
+        found.append(f"two speeds: the median is {np.median(samples) / samples.min():.2f} times the fastest; something else uses the machine")
     quarter, median, three_quarters = np.percentile(samples, (25, 50, 75))
     if (three_quarters - quarter) / median > SPREAD_LIMIT:
         found.append(f"spread: the middle half covers {(three_quarters - quarter) / median:.0%} of the median, more than {SPREAD_LIMIT:.0%}")

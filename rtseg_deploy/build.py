@@ -5,7 +5,7 @@ from pathlib import Path
 
 from . import facts, files, launch
 from .errors import RtsegError, need
-from .records import read_artifact, write_sidecar
+from .records import read_artifact, write_artifact
 
 SUSPICIOUS = 8                      # engine bytes per weight byte; networks without depthwise convolutions stay under 4
 
@@ -26,18 +26,18 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=lambda step
         if precision != artifact.precision:
             tell("converting to FP16 and proving it", None)
             graph, parity = in_fp16(graph, artifact, Path(folder, "fp16.onnx"))
-        with files.replacing(goal) as temporary:
-            result, _ = launch.run({"action": "build", "runtime": "tensorrt_rtx", "onnx": str(graph), "engine": str(temporary.resolve()),
-                                    "precision": precision, "compute_capability": target.compute_capability}, launch.RUNNER, tell=tell)
-            engine = replace(
-                artifact, kind="engine", precision=precision, target=target.name, sha256=files.sha256(temporary),
-                parent={"file": str(path), "sha256": artifact.sha256},
-                checks={**artifact.checks, "parity": parity, "layers": result["layers"], "bytes": result["bytes"],
-                        "build_seconds": result["build_seconds"], "messages": result["messages"], "run_on_device": False},
+        job = {"action": "build", "runtime": "tensorrt_rtx", "onnx": str(graph), "precision": precision, "compute_capability": target.compute_capability}
+
+        def fill(temporary):
+            result, _ = launch.run({**job, "engine": str(temporary.resolve())}, launch.RUNNER, tell=tell)
+            built = {name: result[name] for name in ("layers", "bytes", "build_seconds", "messages")}
+            return replace(
+                artifact, kind="engine", precision=precision, target=target.name, parent={"file": str(path), "sha256": artifact.sha256},
+                checks={**artifact.checks, "parity": parity, **built, "run_on_device": False},
                 versions={**artifact.versions, result["runtime"]: result["version"]},
                 warnings=artifact.warnings + size_warning(result["bytes"], artifact.weights_bytes, target))
-            write_sidecar(goal, engine)
-    return goal, engine
+
+        return goal, write_artifact(goal, fill)
 
 
 def in_fp16(graph, artifact, goal):

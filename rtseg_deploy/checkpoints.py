@@ -5,6 +5,7 @@ dialect and the number of classes follow from the fit.
 """
 import pickle
 import re
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -72,7 +73,8 @@ def read(path):
     """The object in a checkpoint file, only tensors and plain values. Raises RtsegError."""
     torch = need("torch")
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
+        with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise RtsegError(f"{path}: {error.strerror or 'cannot be read'}") from None

@@ -3,11 +3,12 @@
 Exit status: 0 good, 1 failed, 2 usage, 3 measured but unstable. Only click is imported here; commands import what they need.
 """
 import contextlib
+import errno
 import json
 import os
+import signal
 import sys
 import traceback
-from dataclasses import asdict
 
 import click
 
@@ -29,26 +30,32 @@ class Size(click.ParamType):
 
 
 class Commands(click.Group):
-    """A group whose errors are one line, whatever goes wrong; RTSEG_DEBUG=1 shows the traceback as well."""
+    """A group whose every failure is one line and an exit status; RTSEG_DEBUG=1 shows the traceback as well."""
 
-    def invoke(self, ctx):
+    def main(self, *args, **kwargs):
         try:
-            return super().invoke(ctx)
+            status = super().main(*args, **{**kwargs, "standalone_mode": False})
         except RtsegError as error:
             fail(error.what, error.fix)
-        except KeyboardInterrupt:
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "rtseg-deploy"
+            fail(error.format_message(), f"see {command} --help", error.exit_code)
+        except click.ClickException as error:
+            fail(error.format_message(), status=error.exit_code)
+        except (KeyboardInterrupt, click.Abort):
             fail("interrupted; nothing half-written was left")
         except OSError as error:
-            fail(f"{error.filename or 'a file'}: {error.strerror or error}", "free some space or choose another folder" if error.errno in (27, 28) else "")
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            fail(f"{error.filename or 'writing'}: {error.strerror or error}", "nothing was written; free some space or choose another folder" if full else "")
+        sys.exit(status if isinstance(status, int) else 0)
 
 
-def fail(what, fix=""):
-    """End with status 1 and one line."""
+def fail(what, fix="", status=1):
+    """End with one line on stderr."""
     if os.environ.get("RTSEG_DEBUG"):
         traceback.print_exc()
-    line = " ".join(f"rtseg-deploy: {what}{'; ' + fix if fix else ''}".split())
-    click.echo(line, err=True)
-    sys.exit(1)
+    click.echo(" ".join(f"rtseg-deploy: {what}{'; ' + fix if fix else ''}".split()), err=True)
+    sys.exit(status)
 
 
 def unforeseen(kind, error, trace):
@@ -100,9 +107,10 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON inste
 need_export = ("torch", "onnx", "onnx_graphsurgeon", "polygraphy", "onnxruntime")
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="rtseg-deploy")
-def cli():
+@click.pass_context
+def cli(context):
     """Real-time segmentation networks from a PyTorch checkpoint to a TensorRT engine and a figure to believe.
 
     \b
@@ -111,6 +119,8 @@ def cli():
       rtseg-deploy build-engine net.onnx --target rtx-2080ti --fp16
       rtseg-deploy bench net.onnx
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 @cli.command()
@@ -209,7 +219,8 @@ def build_engine(model, target, fp16, engines, as_json):
 @click.argument("subject", metavar="ARTIFACT|MODEL")
 @click.option("--resolution", "resolutions", type=Size(), multiple=True, help="Repeat for several; an artifact has its own.")
 @click.option("-n", "--iterations", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="The papers state 500 to 5000.")
-@click.option("--backend", "backends", multiple=True, default=["onnxruntime-cpu"], show_default=True, help="Repeat to compare: onnxruntime-cpu, torch-eager, null.")
+@click.option("--backend", "backends", multiple=True, default=["onnxruntime-cpu"], show_default=True,
+              help="Repeat to compare: onnxruntime-cpu, torch-eager, null.")
 @click.option("--image", type=click.Path(exists=True, dir_okay=False), help="Input instead of seeded noise.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="All processors if not given.")
 @click.option("-o", "--results", default="results", show_default=True, type=click.Path(file_okay=False), help="Where result files go.")
@@ -231,13 +242,12 @@ def bench(subject, resolutions, iterations, backends, image, threads, results, a
         known.find(backend)
     with progress() as tell:
         done = measure(subject, resolutions, backends, iterations, image, threads, results, tell)
-    unstable = any(benchmark.warnings for _, benchmark in done)
     if as_json:
-        click.echo(json.dumps([{"file": str(path), **{k: v for k, v in b.to_json().items() if k not in ("seconds", "warmup_seconds")}} for path, b in done], indent=1))
+        click.echo(json.dumps([{"file": str(path), **benchmark.to_json(samples=False)} for path, benchmark in done], indent=1))
     else:
         from .report import bench_table, remarks
         show(bench_table(done), *remarks(done))
-    sys.exit(UNSTABLE if unstable else 0)
+    sys.exit(UNSTABLE if any(benchmark.warnings for _, benchmark in done) else 0)
 
 
 @cli.command()
@@ -287,4 +297,5 @@ def demo(folder, iterations):
 
 def main():
     sys.excepthook = unforeseen
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up like ctrl-C
     cli()

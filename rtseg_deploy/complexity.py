@@ -5,7 +5,8 @@ from .errors import need
 def complexity(network, resolution, classes=19):
     """{"parameters", "macs"} of a network at (height, width).
 
-    macs: multiply-accumulates of its convolutions, bias, BatchNorm, activations and resizes not counted, as most papers do.
+    macs: multiply-accumulates of its convolutions, bias, BatchNorm, activations and resizes not counted, as most papers do;
+    None where the network does not take that size.
     """
     torch = need("torch")
     macs = []
@@ -18,6 +19,7 @@ def complexity(network, resolution, classes=19):
         for layer in module.modules():
             if isinstance(layer, torch.nn.Conv2d):
                 layer.register_forward_hook(count)
-        with torch.inference_mode():
-            module(torch.empty(1, 3, *resolution))
-    return {"parameters": sum(p.numel() for p in module.parameters()), "macs": sum(macs)}
+        if network.takes(resolution):
+            with torch.inference_mode():
+                module(torch.empty(1, 3, *resolution))
+    return {"parameters": sum(p.numel() for p in module.parameters()), "macs": sum(macs) or None}

@@ -2,15 +2,15 @@
 import io
 import platform
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import onnx
 import torch
 
-from . import __version__, facts, files, fp16, passes, proof
+from . import __version__, facts, fp16, passes, proof
 from .deployed import deployed
 from .errors import RtsegError
-from .records import Artifact, size, write_sidecar
+from .records import Artifact, size, write_artifact
 
 OPSETS = range(13, 24)              # what the tracing exporter of torch 2.13 writes and this reads back
 DEFAULT_OPSET = 17                  # TensorRT 8.6 and everything newer; 13 for TensorRT 8.2
@@ -39,32 +39,19 @@ def export(trained, path, resolution, opset=DEFAULT_OPSET, precision="fp32", out
         tell("converting to FP16 and proving it", 0.7)
         model, parity = fp16.convert(model, reference(net), resolution, normalisation)
 
-    data = model.SerializeToString()
     artifact = Artifact(
         kind="onnx", model=trained.network.name, dialect=trained.dialect, classes=trained.classes, class_set=names.name,
         resolution=tuple(resolution), precision=precision, output=output, normalisation=normalisation, opset=opset,
         weights_bytes=weights_bytes(model), parent=trained.parent, checks={"fold": fold, "parity": parity}, versions=versions(),
-        warnings=portrait_warning(resolution))
+        warnings=portrait_warning(resolution) + old_parser_warning(model))
     tell("writing", 0.95)
-    artifact = write(path, data, artifact)
-    tell("done", 1.0)
-    return artifact
-
-
-def write(path, data, artifact):
-    """Write an artifact and its sidecar. The sidecar goes first: a file without the right one is refused by every command."""
-    with files.replacing(path) as temporary:
-        temporary.write_bytes(data)
-        artifact = replace(artifact, sha256=files.sha256(temporary))
-        write_sidecar(path, artifact)
-    return artifact
+    return write_artifact(path, lambda temporary: (temporary.write_bytes(model.SerializeToString()), artifact)[1])
 
 
 def refuse_size(network, resolution):
     """Raise RtsegError for a size that the network cannot take."""
-    height, width = resolution
-    if height % network.multiple or width % network.multiple:
-        near = tuple(max(network.multiple, round(side / network.multiple) * network.multiple) for side in resolution)
+    if not network.takes(resolution):
+        near = tuple(max(1, round(side / network.multiple)) * network.multiple for side in resolution)
         raise RtsegError(f"{network.name} takes heights and widths that are multiples of {network.multiple}, not {size(resolution)}",
                          f"the nearest: --resolution {size(near)}")
 
@@ -74,6 +61,13 @@ def portrait_warning(resolution):
     if height <= width:
         return ()
     return (f"{size(resolution)} is taller than wide, and street images are wide: sizes are HEIGHTxWIDTH; did you mean {width}x{height}?",)
+
+
+def old_parser_warning(model):
+    """From opset 18 on, ReduceMean's axes are an input, which TensorRT 8 ignores without a word: it reduces every axis."""
+    if not any(node.op_type == "ReduceMean" and len(node.input) > 1 for node in model.graph.node):
+        return ()
+    return ("opset 18 and newer give ReduceMean its axes as an input, which TensorRT 8 ignores: for a GTX 1080 Ti use --opset 17, for a Jetson TX2 13",)
 
 
 def trace(net, resolution, opset):

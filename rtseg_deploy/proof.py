@@ -22,8 +22,8 @@ def pictures(resolution, normalisation):
     height, width = resolution
     rng = np.random.default_rng(2026)
     street = images.resized(images.read(images.STREET), resolution)
-    blocks = rng.integers(0, 2, (-(-height // 16), -(-width // 16), 3), np.uint8) * 255
-    extremes = blocks.repeat(16, 0).repeat(16, 1)[:height, :width]
+    blocks = rng.integers(0, 2, (-(-height // 4), -(-width // 4), 3), np.uint8) * 255
+    extremes = blocks.repeat(4, 0).repeat(4, 1)[:height, :width]
     return {"noise": rng.standard_normal((1, 3, height, width), np.float32),
             "street": images.normalised(street, normalisation), "extremes": images.normalised(extremes, normalisation)}
 
@@ -104,8 +104,13 @@ def first_departure_from_torch(module, found, x, bar):
     """The first leaf module whose result departs from the tensor that the exporter named after it; None where none does."""
     torch = need("torch")
     results = {}
-    hooks = [leaf.register_forward_hook(lambda _, __, result, path=path: results.setdefault(path, result.numpy()))
-             for path, leaf in module.named_modules() if not list(leaf.children())]
+
+    def keep(path):
+        def hook(layer, inputs, result):
+            results[path] = result.numpy()
+        return hook
+
+    hooks = [leaf.register_forward_hook(keep(path)) for path, leaf in module.named_modules() if not list(leaf.children())]
     with torch.inference_mode():
         module(torch.from_numpy(x))
     for hook in hooks:

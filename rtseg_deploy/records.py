@@ -1,5 +1,6 @@
 """The values that pass between the commands, all of them through files: see the field comments for their meaning."""
-from dataclasses import asdict, dataclass, field, fields
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from . import files
@@ -74,5 +75,12 @@ def read_artifact(path):
     return artifact
 
 
-def write_sidecar(path, artifact):
-    files.write_json(sidecar(path), artifact.to_json())
+def write_artifact(path, fill):
+    """Write a file and its sidecar, both or neither: fill(temporary path) writes the file and returns its Artifact, still without a hash.
+
+    The file gets its name first: without the right sidecar every command refuses it.
+    """
+    with files.replacing(sidecar(path)) as description, files.replacing(path) as temporary:
+        artifact = replace(fill(temporary), sha256=files.sha256(temporary))
+        description.write_text(json.dumps(artifact.to_json(), indent=1) + "\n")
+    return artifact

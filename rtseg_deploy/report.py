@@ -14,7 +14,8 @@ def artifact_table(path, artifact):
     fold = artifact.checks["fold"]
     names = f" ({artifact.class_set})" if artifact.class_set else ""
     table.add_row("network", f"{artifact.model}, checkpoint as {artifact.dialect} saves it, {artifact.classes} classes{names}")
-    table.add_row("graph", f"{size(artifact.resolution)}, {artifact.output}, {artifact.precision}, opset {artifact.opset}, weights {mib(artifact.weights_bytes)}")
+    weights = mib(artifact.weights_bytes)
+    table.add_row("graph", f"{size(artifact.resolution)}, {artifact.output}, {artifact.precision}, opset {artifact.opset}, weights {weights}")
     table.add_row("BatchNorm", f"{fold['before']} before, {fold['back']} folded back, {fold['forward']} folded forward, {len(fold['kept'])} kept")
     for row in fold["kept"]:
         table.add_row("", f"{row['node']}: not back, {row['back']}; not forward, {row['forward']}")
@@ -27,7 +28,8 @@ def artifact_table(path, artifact):
 
 def engines_table(engines):
     """engines: [(path, Artifact)]."""
-    table = Table("engine", "target", "precision", "layers FP16 / FP32", "size", "weights", "build", title="Engines (built, not run: no such device here)", title_justify="left")
+    table = Table("engine", "target", "precision", "layers FP16 / FP32", "size", "weights", "build",
+                  title="Engines (built ahead of time, not run: that needs the device)", title_justify="left")
     for path, engine in engines:
         layers = engine.checks["layers"]
         table.add_row(str(path), engine.target, engine.precision, f"{layers['fp16']} / {layers['fp32']}", mib(engine.checks["bytes"]),
@@ -48,7 +50,8 @@ def bench_table(benchmarks):
         status = "[yellow]unstable[/]" if b.warnings else "stable"
         what = f"{b.artifact['model']} {size(b.resolution)} {b.artifact['precision']} {b.artifact['output']}"
         figures = (s[f"{name}_ms"] for name in ("mean", "median", "mad", "p90", "p95", "p99", "min", "max"))
-        table.add_row(what, b.backend, str(len(b.seconds)), f"{s['fps']:,.1f}", *(f"{figure:.{digits}f}" for figure in figures), status)
+        fps = "" if b.backend == "null" else f"{s['fps']:,.1f}"
+        table.add_row(what, b.backend, str(len(b.seconds)), fps, *(f"{figure:.{digits}f}" for figure in figures), status)
     return table
 
 
@@ -65,7 +68,8 @@ def networks_table(rows, resolution):
     """rows: [(Network, complexity)]."""
     table = Table("name", "parameters", f"GMACs at {size(resolution)}", "logits at", "sizes", "checkpoints of", "paper")
     for network, count in rows:
-        table.add_row(network.name, f"{count['parameters']:,}", f"{count['macs'] / 1e9:.3f}", f"1/{network.stride}",
+        macs = f"{count['macs'] / 1e9:.3f}" if count["macs"] else "size not taken"
+        table.add_row(network.name, f"{count['parameters']:,}", macs, f"1/{network.stride}",
                       f"multiples of {network.multiple}" if network.multiple > 1 else "any",
                       "\n".join(dialect.source for dialect in network.dialects), network.paper)
     return table

@@ -26,7 +26,7 @@ class Session:
         else:
             trained = checkpoints.load(parent["file"], job["model"])
             if trained.parent["sha256"] != parent["sha256"]:
-                raise JobError("%s is not the checkpoint that the artifact was made from" % parent["file"], "export it again, or put the old one back")
+                raise JobError(f"{parent['file']} is not the checkpoint that the artifact was made from", "export it again, or put the old one back")
         if job["precision"] != "fp32":
             raise JobError("PyTorch on a CPU has no fast FP16", "time the FP32 artifact with torch-eager")
         torch.set_num_threads(job["threads"])

@@ -15,7 +15,8 @@ import platform
 import sys
 import time
 
-WARMUP_STEPS, WARMUP_SECONDS, WARMUP_LIMIT = 50, 2.0, 30.0
+# warm up for at least so many steps and seconds, but no longer than either limit
+WARMUP_STEPS, WARMUP_SECONDS, WARMUP_STEPS_LIMIT, WARMUP_SECONDS_LIMIT = 50, 2.0, 2000, 30.0
 
 
 class JobError(Exception):
@@ -77,30 +78,37 @@ def time_steps(job, session):
     return {"seconds": samples, "warmup_seconds": warmup, "minor_faults": faults, "environment": dict(environment(), **session.facts())}
 
 
-def warm_up(step, steps=WARMUP_STEPS, seconds=WARMUP_SECONDS, limit=WARMUP_LIMIT, clock=time.perf_counter):
-    """Run until both `steps` and `seconds` are reached, or `limit` seconds. Returns the samples."""
+def warm_up(step, clock=time.perf_counter):
+    """Run until the step is warm (see the limits above). Returns the samples."""
     begin, samples = clock(), []
     while True:
-        samples += clocked(step, 1, clock)
+        samples += clock_steps(step, 1, clock)
         elapsed = clock() - begin
-        if elapsed >= limit or (len(samples) >= steps and elapsed >= seconds):
+        if elapsed >= WARMUP_SECONDS_LIMIT or len(samples) >= WARMUP_STEPS_LIMIT:
+            return samples
+        if elapsed >= WARMUP_SECONDS and len(samples) >= WARMUP_STEPS:
             return samples
 
 
 def clocked(step, iterations, clock=time.perf_counter):
-    """The timing loop, the only one: seconds of each of `iterations` calls of step()."""
-    samples = [0.0] * iterations
+    """Seconds of each of `iterations` calls of step(), the garbage collector held off."""
     gc.collect()
     collecting = gc.isenabled()
     gc.disable()
     try:
-        for i in range(iterations):
-            begin = clock()
-            step()
-            samples[i] = clock() - begin
+        return clock_steps(step, iterations, clock)
     finally:
         if collecting:
             gc.enable()
+
+
+def clock_steps(step, iterations, clock):
+    """The timing loop, the only one."""
+    samples = [0.0] * iterations
+    for i in range(iterations):
+        begin = clock()
+        step()
+        samples[i] = clock() - begin
     return samples
 
 
@@ -179,7 +187,7 @@ def probe(job):
     try:
         found["tensorrt"] = load_tensorrt(runtime).__version__
     except JobError as error:
-        raise JobError(error.answer["error"], error.answer["fix"], probe=found)
+        raise JobError(error.answer["error"], error.answer["fix"], probe=found) from None
     return {"probe": found}
 
 
@@ -204,7 +212,8 @@ def load_tensorrt(runtime):
     except ImportError as error:
         fixes = {"tensorrt_rtx": "pip install 'rtseg-deploy[rtx]'",
                  "tensorrt": "on a Jetson: sudo apt-get install python3-libnvinfer; elsewhere: pip install 'rtseg-deploy[tensorrt]'"}
-        raise JobError("no %s for %s (Python %s): %s" % (runtime, platform.node() or "this machine", platform.python_version(), error), fixes[runtime])
+        where = "%s (Python %s)" % (platform.node() or "this machine", platform.python_version())
+        raise JobError("no %s on %s: %s" % (runtime, where, error), fixes.get(runtime, "")) from None
 
 
 # ---- build

@@ -54,6 +54,10 @@ class Network:
     multiple: int                                        # height and width must be multiples of this
     dialects: tuple[Dialect, ...]
 
+    def takes(self, resolution):
+        """Whether an image of (height, width) fits the network's strides."""
+        return not any(side % self.multiple for side in resolution)
+
 
 @cache
 def networks():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import CITYSCAPES, COCO, ADE20K, Dialect, Network
+from . import ADE20K, CITYSCAPES, COCO, Dialect, Network
 
 
 def conv_bn(inputs, outputs, kernel=3, stride=1, groups=1):
@@ -77,7 +77,7 @@ class ContextEmbedding(nn.Module):
         self.last = cbr(128, 128)
 
     def forward(self, x):
-        return self.last(x + self.mean(self.bn(F.adaptive_avg_pool2d(x, 1))))
+        return self.last(x + self.mean(self.bn(x.mean((2, 3), keepdim=True))))
 
 
 class GuidedAggregation(nn.Module):

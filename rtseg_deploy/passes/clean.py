@@ -1,7 +1,7 @@
 """What export leaves behind and no runtime needs: Identity nodes, shape arithmetic, constant expressions, equal initialisers."""
 import onnx_graphsurgeon as gs
 import onnxruntime
-from polygraphy.backend.onnx import fold_constants
+from polygraphy.backend.onnx import fold_constants, infer_shapes
 from polygraphy.logger import G_LOGGER
 
 
@@ -9,7 +9,7 @@ def constants(model):
     """The model with every expression of constants, shapes included, replaced by its value (Polygraphy does it)."""
     onnxruntime.set_default_logger_severity(3)  # it evaluates the expressions, and warns of each that it does not simplify first
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
-        return fold_constants(model)
+        return fold_constants(infer_shapes(model))
 
 
 def tidy(graph):

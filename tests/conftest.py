@@ -1,0 +1,65 @@
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of real input beside the repository; not part of it."""
+    if not SHARED.is_dir():
+        pytest.skip("real input (../shared) is not here")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def state(shared):
+    """The script that fills a public implementation's keys with fixed weights."""
+    spec = importlib.util.spec_from_file_location("state", shared / "dialects/state.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(*arguments, status=0, cwd=None, **options):
+    """Run the command line in a process of its own; returns (stdout, stderr)."""
+    result = subprocess.run([sys.executable, "-m", "rtseg_deploy", *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
+                            env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300, **options)
+    assert result.returncode == status, result.stderr + result.stdout
+    assert "Traceback" not in result.stderr
+    return result.stdout, result.stderr
+
+
+@pytest.fixture(scope="session")
+def trained():
+    """The trained SGCPNet that the package carries."""
+    from rtseg_deploy import checkpoints, demo
+    return checkpoints.load(demo.CHECKPOINT)
+
+
+@pytest.fixture(scope="session")
+def artifact(trained, tmp_path_factory):
+    """Its ONNX file at a size that keeps tests quick."""
+    from rtseg_deploy.export import export
+    path = tmp_path_factory.mktemp("artifact") / "net.onnx"
+    export(trained, path, (96, 128))
+    return path
+
+
+@pytest.fixture
+def copy_of(tmp_path):
+    """Copy an artifact with its sidecar, with fields of the sidecar changed."""
+    def copy(path, **changes):
+        goal = tmp_path / path.name
+        goal.write_bytes(path.read_bytes())
+        described = json.loads(Path(f"{path}.json").read_text())
+        Path(f"{goal}.json").write_text(json.dumps({**described, **changes}))
+        return goal
+    return copy

@@ -1,0 +1,1 @@
+"""A fake of pycuda: driver.py has what is needed to describe a device."""

@@ -1,0 +1,139 @@
+"""Engines ahead of time, on a machine with no GPU; and what is refused instead of being silently FP32 or wrong."""
+import importlib.util
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from conftest import run
+from onnx import numpy_helper
+from rtseg_deploy import build, facts, files, records
+from rtseg_deploy.errors import RtsegError
+from rtseg_deploy.passes import to_fp16
+
+rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed: pip install 'rtseg-deploy[rtx]'")
+
+
+@rtx
+def test_fp32_and_fp16_with_their_sidecars(artifact, tmp_path):
+    for fp16, precision in ((False, "fp32"), (True, "fp16")):
+        path, engine = build.build_engine(artifact, "rtx-2080ti", fp16, tmp_path)
+        assert path == tmp_path / f"rtx-2080ti/net.{precision}.engine"
+        assert records.read_artifact(path) == engine
+        assert engine.parent["sha256"] == files.sha256(artifact) and engine.sha256 == files.sha256(path)
+        assert engine.checks["bytes"] == path.stat().st_size and engine.checks["build_seconds"] < 10
+        layers = engine.checks["layers"]
+        assert (layers["fp16"] > 100 and len(layers["fp32_names"]) == 1) if fp16 else (layers["fp16"] == 0 and layers["fp32"] > 100)
+        assert "tensorrt_rtx" in engine.versions and engine.checks["run_on_device"] is False
+    assert len(list((tmp_path / "rtx-2080ti").iterdir())) == 4
+
+
+@rtx
+def test_the_command_warns_of_an_engine_many_times_its_weights(artifact, tmp_path):
+    out, err = run("build-engine", artifact, "--target", "rtx-2080ti", "--json", "-o", tmp_path)
+    described = json.loads(out)
+    assert described["checks"]["bytes"] > 8 * described["weights_bytes"]
+    assert "times its weights" in err and "depthwise" in err
+
+
+@rtx
+def test_an_fp16_graph_builds_without_being_asked(trained, tmp_path):
+    from rtseg_deploy.export import export
+    export(trained, tmp_path / "half.onnx", (64, 96), precision="fp16")
+    _, engine = build.build_engine(tmp_path / "half.onnx", "rtx-2080ti", root=tmp_path)
+    assert engine.precision == "fp16" and engine.checks["layers"]["fp16"] > 100
+
+
+def test_an_unknown_target_lists_the_known(artifact, tmp_path):
+    with pytest.raises(RtsegError) as error:
+        build.build_engine(artifact, "rtx-9090", root=tmp_path)
+    assert all(name in error.value.fix for name in facts.targets())
+
+
+@pytest.mark.parametrize("target", ["gtx-1080ti", "jetson-tx2"])
+def test_targets_that_build_on_themselves_say_so(artifact, tmp_path, target):
+    with pytest.raises(RtsegError, match="on the device itself"):
+        build.build_engine(artifact, target, root=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def edited(artifact, copy_of, edit):
+    """A copy of the artifact with its graph edited, whose sidecar vouches for it."""
+    path = copy_of(artifact)
+    model = onnx.load(path)
+    edit(model.graph)
+    path.write_bytes(model.SerializeToString())
+    return copy_of(path, sha256=files.sha256(path)) if path.parent != artifact.parent else path
+
+
+def first(graph, operator):
+    return next(node for node in graph.node if node.op_type == operator)
+
+
+def set_weight(graph, name, value):
+    tensor = next(t for t in graph.initializer if t.name == name)
+    array = numpy_helper.to_array(tensor).copy()
+    array.flat[0] = value
+    tensor.CopyFrom(numpy_helper.from_array(array, name))
+
+
+def loud_weight(graph):
+    set_weight(graph, first(graph, "Conv").input[1], 1e6)
+    return first(graph, "Conv").name
+
+
+def loud_tensor(graph):
+    set_weight(graph, first(graph, "Conv").input[2], 6e4)
+    node = next(n for n in graph.node if n.op_type == "HardSwish")
+    node.op_type = "Mul"
+    node.input.append(node.input[0])
+    return node.name
+
+
+def no_half_form(graph):
+    node = first(graph, "Relu")
+    node.op_type, node.domain = "Relu", "com.example"
+    return node.name
+
+
+@pytest.mark.parametrize("edit", [loud_weight, no_half_form])
+def test_a_graph_that_cannot_be_fp16_is_refused_by_its_node(artifact, edit):
+    model = onnx.load(artifact)
+    name = edit(model.graph)
+    with pytest.raises(RtsegError) as error:
+        to_fp16.run(model)
+    assert error.value.what.startswith(name) and "--fp16" in error.value.fix
+
+
+@pytest.mark.parametrize("edit", [loud_weight, loud_tensor])
+def test_the_command_refuses_it_by_name_and_writes_nothing(artifact, copy_of, tmp_path, edit):
+    path = copy_of(artifact)
+    model = onnx.load(path)
+    name = edit(model.graph)
+    path.write_bytes(model.SerializeToString())
+    described = records.from_json(json.loads(records.sidecar(path).read_text()), path)
+    records.write_artifact(path, lambda temporary: (temporary.write_bytes(model.SerializeToString()), replace(described))[1])
+    _, err = run("build-engine", path, "--target", "rtx-2080ti", "--fp16", "-o", tmp_path / "engines", status=1)
+    assert name in err.splitlines()[-1]
+    assert not (tmp_path / "engines").exists() or not any(p.is_file() for p in (tmp_path / "engines").rglob("*"))
+
+
+def test_weights_at_the_edge_of_fp16_pass(artifact):
+    model = onnx.load(artifact)
+    set_weight(model.graph, first(model.graph, "Conv").input[1], 65504)
+    half = to_fp16.run(model)
+    assert np.isfinite([numpy_helper.to_array(t).astype(np.float32).max() for t in half.graph.initializer]).all()
+
+
+def test_an_engine_is_not_built_from_an_engine(artifact, copy_of):
+    with pytest.raises(RtsegError, match="is an engine already"):
+        build.build_engine(copy_of(artifact, kind="engine"), "rtx-2080ti")
+
+
+def test_a_worker_that_dies_is_told_and_leaves_nothing(artifact, tmp_path, monkeypatch):
+    from rtseg_deploy import launch
+    monkeypatch.setattr(launch, "RUNNER", ["-c", "import os, signal; print('almost'); os.kill(os.getpid(), signal.SIGKILL)"])
+    with pytest.raises(RtsegError, match=r"worker for build was killed by SIGKILL \(out of memory\?\): almost"):
+        build.build_engine(artifact, "rtx-2080ti", root=tmp_path)
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))

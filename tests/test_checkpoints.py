@@ -1,0 +1,126 @@
+"""What a checkpoint file may be, and what each wrong one is told."""
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rtseg_deploy import checkpoints, demo
+from rtseg_deploy.errors import RtsegError
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return torch.load(demo.CHECKPOINT, weights_only=True)["segmenter"]
+
+
+def load(value, tmp_path, **options):
+    torch.save(value, tmp_path / "weights.pth", **options)
+    return checkpoints.load(tmp_path / "weights.pth")
+
+
+def test_network_dialect_and_classes_are_found(trained):
+    assert (trained.network.name, trained.dialect, trained.classes) == ("sgcpnet", "official", 11)
+    assert not trained.module.training
+
+
+@pytest.mark.parametrize("container", checkpoints.CONTAINERS)
+@pytest.mark.parametrize("prefix", ["", "module.", "module.model.", "_orig_mod.module."])
+def test_wrappers_and_prefixes(weights, container, prefix):
+    state = {prefix + key.removeprefix("module."): value for key, value in weights.items()}
+    found = checkpoints.tensors({"epoch": 3, container: {**state, "loss.criterion.weight": torch.ones(19)}, "optimizer": {"state": {}}})
+    assert found.keys() == {key.removeprefix("module.") for key in weights}
+
+
+def test_a_bare_state_dict_half_precision_and_numpy_scalars_load(weights, tmp_path):
+    half = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
+    trained = load({"state_dict": half, "best": np.float64(0.7), "epoch": np.int64(3)}, tmp_path)
+    assert trained.module.classifier.weight.dtype == torch.float32
+
+
+def test_the_old_file_format_loads(weights, tmp_path):
+    assert load(weights, tmp_path, _use_new_zipfile_serialization=False).classes == 11
+
+
+class Attack:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}])
+def test_code_in_a_checkpoint_is_named_and_not_run(weights, tmp_path, options):
+    with pytest.raises(RtsegError, match=r"asks to run \w+\.mkdir.*nothing of it was executed"):
+        load({"segmenter": weights, "note": Attack(str(tmp_path / "attacked"))}, tmp_path, **options)
+    assert not (tmp_path / "attacked").exists()
+
+
+def test_a_plain_pickle_with_code_is_not_run(tmp_path):
+    (tmp_path / "weights.pth").write_bytes(pickle.dumps(Attack(str(tmp_path / "attacked")), protocol=2))
+    with pytest.raises(RtsegError):
+        checkpoints.load(tmp_path / "weights.pth")
+    assert not (tmp_path / "attacked").exists()
+
+
+def test_a_whole_module_is_refused_with_the_way_out(trained, tmp_path):
+    with pytest.raises(RtsegError) as error:
+        load(trained.module, tmp_path)
+    assert "state_dict()" in error.value.fix
+
+
+def test_a_torchscript_program_is_called_so(tmp_path):
+    torch.jit.script(torch.nn.Conv2d(1, 1, 1)).save(tmp_path / "weights.pth")
+    with pytest.raises(RtsegError, match="TorchScript"):
+        checkpoints.load(tmp_path / "weights.pth")
+
+
+def test_one_tensor_away_is_refused_by_name(weights, tmp_path):
+    state = dict(weights)
+    state["module.l1.0.kernel"] = state.pop("module.l1.0.weight")
+    state["module.conv4.bias"] = torch.zeros(7)
+    with pytest.raises(RtsegError) as error:
+        load(state, tmp_path)
+    assert "nearest is sgcpnet" in error.value.what
+    assert "1 missing (stem.0.weight)" in error.value.what and "1 extra (stem.0.kernel)" in error.value.what
+    assert "widen.1.bias is 7, not 112" in error.value.what
+
+
+def test_not_finite_is_refused_by_name(weights, tmp_path):
+    state = {key: value.clone() for key, value in weights.items()}
+    state["module.l2.bn1.bias"][3] = float("nan")
+    with pytest.raises(RtsegError, match="l2.bn1.bias is not finite"):
+        load(state, tmp_path)
+
+
+@pytest.mark.parametrize("value", [{}, {"optimizer": {"state": {}, "param_groups": []}}, [1, 2], 3, {"state_dict": {}}])
+def test_no_weights_in_it(value, tmp_path):
+    with pytest.raises(RtsegError, match="holds no weights"):
+        load(value, tmp_path)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.integers(0, 2_000_000), noise=st.binary(max_size=64))
+def test_damaged_files_are_one_line(cut, noise, tmp_path):
+    data = demo.CHECKPOINT.read_bytes()
+    path = tmp_path / "weights.pth"
+    path.write_bytes(data[:cut] + noise)
+    with pytest.raises(RtsegError):
+        checkpoints.load(path)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(junk=st.binary(min_size=0, max_size=200), head=st.sampled_from([b"", b"\x80\x02", b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."]))
+def test_junk_is_one_line(junk, head, tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(head + junk)
+    with pytest.raises(RtsegError):
+        checkpoints.load(path)
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(RtsegError, match="No such file"):
+        checkpoints.load(tmp_path / "none.pth")

@@ -1,0 +1,129 @@
+"""The proof catches what would make an artifact another network, and names where."""
+from dataclasses import asdict
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from rtseg_deploy import checkpoints, passes, proof
+from rtseg_deploy.deployed import deployed
+from rtseg_deploy.errors import RtsegError
+from rtseg_deploy.export import export, prove, reference, trace
+
+RESOLUTION = 96, 128
+
+
+@pytest.fixture(scope="module")
+def traced(trained):
+    net = deployed(trained, "logits", 17)
+    raw = trace(net, RESOLUTION, 17)
+    return net, raw, passes.optimise(raw)[0], asdict(trained.normalisation)
+
+
+def changed(model, name, change):
+    """A copy with one initialiser changed in place."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    tensor = next(t for t in copy.graph.initializer if t.name == name)
+    value = numpy_helper.to_array(tensor).copy()
+    change(value)
+    tensor.CopyFrom(numpy_helper.from_array(value, name))
+    return copy
+
+
+def conv(model, number):
+    """The number-th convolution."""
+    return [node for node in model.graph.node if node.op_type == "Conv"][number]
+
+
+def test_the_correct_graph_passes_far_below_the_bar(traced):
+    net, _, model, normalisation = traced
+    parity = proof.against(model, reference(net), RESOLUTION, normalisation, "fp32")
+    assert parity["ok"] and set(parity["inputs"]) == {"noise", "street", "extremes"}
+    assert max(row["relative"] for row in parity["inputs"].values()) < proof.BARS["fp32"][0] / 4
+
+
+@pytest.mark.parametrize("number", [0, 20, 50, 86])
+@pytest.mark.parametrize("fault", ["bias dropped", "channel swapped", "2 % of scale"])
+def test_a_fault_in_any_layer_fails_and_the_layer_is_named(traced, number, fault):
+    net, raw, model, normalisation = traced
+    node = conv(model, number)
+    change = {"bias dropped": lambda b: b.__imul__(0), "channel swapped": lambda w: w.__setitem__([0, 1], w[[1, 0]]),
+              "2 % of scale": lambda w: w.__imul__(1.02)}[fault]
+    broken = changed(model, node.input[2 if fault == "bias dropped" else 1], change)
+    with pytest.raises(RtsegError) as error:
+        prove(net, raw, broken, RESOLUTION, normalisation)
+    assert error.value.what.startswith("the folded graph is not the network that was trained; the first tensor that departs is " + node.output[0] + " ")
+
+
+def test_a_wrong_epsilon_fails_and_is_named(trained, traced, monkeypatch):
+    net, raw, _, normalisation = traced
+    honest = passes.fold_back.scale_and_shift
+
+    def wrong(bn):
+        bn.attrs["epsilon"] = 1e-3
+        return honest(bn)
+
+    monkeypatch.setattr(passes.fold_back, "scale_and_shift", wrong)
+    with pytest.raises(RtsegError, match="departs is /net/"):
+        prove(net, raw, passes.optimise(raw)[0], RESOLUTION, normalisation)
+
+
+def test_a_fault_of_the_exporter_is_named_by_the_module(traced):
+    net, raw, _, normalisation = traced
+    name = conv(raw, 10).input[1]
+    broken = changed(raw, name, lambda w: w.__imul__(1.02))
+    with pytest.raises(RtsegError, match="departs is net.stages"):
+        prove(net, broken, passes.optimise(broken)[0], RESOLUTION, normalisation)
+
+
+@pytest.mark.parametrize("mode", ["align_corners", "asymmetric"])
+def test_another_enlargement_fails(traced, mode):
+    net, raw, model, normalisation = traced
+    broken = onnx.ModelProto()
+    broken.CopyFrom(model)
+    resize = [node for node in broken.graph.node if node.op_type == "Resize"][-1]
+    next(a for a in resize.attribute if a.name == "coordinate_transformation_mode").s = mode.encode()
+    with pytest.raises(RtsegError, match="departs is output"):
+        prove(net, raw, broken, RESOLUTION, normalisation)
+
+
+def test_not_a_number_fails():
+    reference = np.zeros((1, 2, 3, 3), np.float32)
+    row = proof.agreement(reference, np.full_like(reference, np.nan))
+    assert not proof.good(row, "fp16")
+
+
+def test_nothing_is_written_when_the_proof_fails(trained, tmp_path, monkeypatch):
+    honest = passes.fold_back.scale_and_shift
+    monkeypatch.setattr(passes.fold_back, "scale_and_shift", lambda bn: (honest(bn)[0], 0 * honest(bn)[1]))
+    with pytest.raises(RtsegError):
+        export(trained, tmp_path / "net.onnx", RESOLUTION)
+    assert not list(tmp_path.iterdir())
+
+
+def test_scopes_are_those_of_the_exporter(traced):
+    net, raw, _, _ = traced
+    scopes = {node.name.rpartition("/")[0] for node in raw.graph.node if node.op_type in ("Conv", "BatchNormalization")}
+    paths = [path for path, layer in net.named_modules() if type(layer).__name__ in ("Conv2d", "BatchNorm2d")]
+    assert {proof.onnx_scope(net, path) for path in paths} == scopes
+
+
+def test_the_pictures_are_never_flat(trained):
+    for x in proof.pictures((40, 50), asdict(trained.normalisation)).values():
+        assert x.dtype == np.float32 and x.shape == (1, 3, 40, 50) and x.std() > 0.5
+
+
+def test_peaks_beyond_fp16_are_named(traced, trained):
+    _, _, model, normalisation = traced
+    node = conv(model, 3)
+    loud = changed(model, node.input[2], lambda b: b.__setitem__(0, 1e5))
+    with pytest.raises(RtsegError, match=f"{node.name} .*reaches 1e\\+05"):
+        proof.refuse_overflow(loud, RESOLUTION, normalisation, 65504)
+    proof.refuse_overflow(model, RESOLUTION, normalisation, 65504)
+
+
+def test_bisenetv2_is_proven_too(tmp_path):
+    artifact = export(checkpoints.seeded("bisenetv2"), tmp_path / "net.onnx", (64, 96))
+    assert artifact.checks["fold"] == {"before": 54, "back": 53, "forward": 1, "kept": []}
+    assert artifact.checks["parity"]["ok"]
