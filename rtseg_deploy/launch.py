@@ -8,6 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from . import backends
 from .device import runner
 from .errors import RtsegError
 from .files import read_json
@@ -23,8 +24,9 @@ def on_backend(action, path, artifact, backend, threads=None):
     parent = dict(artifact.parent)
     if "file" in parent:
         parent["file"] = str(Path(parent["file"]).resolve())
-    return {"action": action, "backend": backend, "artifact": str(Path(path).resolve()), "threads": threads or cpus(), "model": artifact.model,
-            "classes": artifact.classes, "output": artifact.output, "opset": artifact.opset, "precision": artifact.precision, "parent": parent}
+    return {"action": action, "backend": backend, "environment": getattr(backends.find(backend), "ENVIRONMENT", {}),
+            "artifact": str(Path(path).resolve()), "threads": threads or cpus(), "model": artifact.model, "classes": artifact.classes,
+            "output": artifact.output, "opset": artifact.opset, "precision": artifact.precision, "parent": parent}
 
 
 def cpus():
@@ -46,7 +48,7 @@ def run(job, worker, arrays=(), tell=lambda step, done: None):
         labels = [path.with_name("labels-" + path.name) for path in paths]
         job = {**job, "inputs": list(map(str, paths)), "labels": list(map(str, labels)), "progress": str(Path(folder, "progress.json"))}
         Path(folder, "job.json").write_text(json.dumps(job))
-        status = wait_for(worker, folder, tell)
+        status = wait_for(worker, folder, job.get("environment", {}), tell)
         if not Path(folder, "result.json").is_file():
             raise RtsegError(f"the worker for {job['action']} {death(status)}: {last_line(Path(folder, 'log'))}", "run it again with less beside it")
         result = read_json(Path(folder, "result.json"))
@@ -55,9 +57,9 @@ def run(job, worker, arrays=(), tell=lambda step, done: None):
         return result, [np.load(path) if path.is_file() else None for path in labels]
 
 
-def wait_for(worker, folder, tell):
+def wait_for(worker, folder, environment, tell):
     """Run a worker to its end, telling its progress; it never outlives the caller. Returns its exit status."""
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGE_PARENT), "PYTHONSAFEPATH": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE_PARENT), "PYTHONSAFEPATH": "1", **environment}
     with open(Path(folder, "log"), "wb") as log:
         process = subprocess.Popen([sys.executable, *worker, "job.json", "result.json"], cwd=folder, env=environment,
                                    stdin=subprocess.DEVNULL, stdout=log, stderr=log)

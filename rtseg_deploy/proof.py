@@ -14,7 +14,7 @@ from . import images
 from .errors import RtsegError, need
 
 # precision -> (largest |difference| as a fraction of the logits' standard deviation, least share of equal labels)
-BARS = {"fp32": (1e-4, 0.9999), "fp16": (1e-1, 0.99)}
+BARS = {"fp32": [1e-4, 0.9999], "fp16": [5e-2, 0.99]}
 
 
 def pictures(resolution, normalisation):

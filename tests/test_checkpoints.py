@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from rtseg_deploy import checkpoints, demo
 from rtseg_deploy.errors import RtsegError
 

@@ -5,10 +5,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from torch.nn import functional as F
+
 from rtseg_deploy import checkpoints
 from rtseg_deploy.errors import RtsegError
 from rtseg_deploy.export import export
-from torch.nn import functional as F
 
 DIALECTS = {"sgcpnet_official": ("sgcpnet", "official"), "bisenetv2_coincheung": ("bisenetv2", "coincheung")}
 

@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 from conftest import ROOT, run
+
 from rtseg_deploy import checkpoints, demo, export, files, records
 from rtseg_deploy.errors import RtsegError
 

@@ -3,6 +3,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from rtseg_deploy import checkpoints
 from rtseg_deploy.complexity import complexity
 from rtseg_deploy.errors import RtsegError

@@ -4,6 +4,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 from onnx import numpy_helper, parser
+
 from rtseg_deploy import passes, proof
 from rtseg_deploy.errors import RtsegError
 from rtseg_deploy.passes import clean, fold_back, fold_forward

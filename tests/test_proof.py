@@ -5,6 +5,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+
 from rtseg_deploy import checkpoints, passes, proof
 from rtseg_deploy.deployed import deployed
 from rtseg_deploy.errors import RtsegError

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from rtseg_deploy.device import runner
 
 RUNNER = Path(runner.__file__).resolve()
@@ -29,7 +30,7 @@ def load(path):
 
 
 api = load(FAKES / "api.py")
-fake = functools.lru_cache(maxsize=None)(load(FAKES / "tensorrt.py").make)
+fake = functools.cache(load(FAKES / "tensorrt.py").make)
 VERSIONS = list(api.RELEASES)
 WEAK = [version for version in VERSIONS if version not in api.STRONGLY_TYPED.split()]
 STRONG = api.STRONGLY_TYPED.split()
@@ -40,12 +41,13 @@ def runtime(version):
     return "tensorrt_rtx" if version == "rtx" else "tensorrt"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def python36():
     """A Python 3.6 that runs, or None: a version manager's stand-in may be found and refuse to run."""
     root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    question = "import sys; sys.exit(sys.version_info[:2] != (3, 6))"
     for path in [*sorted(root.glob("versions/3.6*/bin/python")), shutil.which("python3.6")]:
-        if path and subprocess.run([path, "-c", "import sys; sys.exit(sys.version_info[:2] != (3, 6))"], capture_output=True).returncode == 0:
+        if path and subprocess.run([path, "-c", question], capture_output=True).returncode == 0:
             return str(path)
     return None
 
@@ -60,7 +62,7 @@ def python(request):
 
 @pytest.fixture
 def run(tmp_path):
-    """Run one job in an empty folder; returns the result. -S: what is installed here must not be found in place of a fake, or of nothing."""
+    """Run one job in an empty folder; returns the result. -S, for what is installed here must not be found in place of nothing."""
     def run(python, job, version=None, fakes=True, **environment):
         job = dict({"onnx": "graph.onnx", "engine": "net.engine", "precision": "fp32", "runtime": runtime(version)}, **job)
         (tmp_path / "job.json").write_text(json.dumps(job))
@@ -69,8 +71,8 @@ def run(tmp_path):
             kept["PYTHONPATH"] = str(FAKES)
         if version:
             kept["FAKE_TENSORRT"] = version
-        done = subprocess.run([python, "-S", str(RUNNER), "job.json", "result.json"], cwd=tmp_path, capture_output=True, text=True, timeout=60,
-                              env={**kept, "PYTHONDONTWRITEBYTECODE": "1", **environment})
+        done = subprocess.run([python, "-S", str(RUNNER), "job.json", "result.json"], cwd=tmp_path, capture_output=True, text=True,
+                              env={**kept, "PYTHONDONTWRITEBYTECODE": "1", **environment}, timeout=60)
         assert (done.stdout, done.stderr) == ("", "")
         result = json.loads((tmp_path / "result.json").read_text())
         assert done.returncode == (0 if result["ok"] else 1)
@@ -191,7 +193,7 @@ def test_compute_capability_is_set_ahead_of_time(python, build):
     assert engine["config"]["compute_capabilities"] == ["SM75"]
 
 
-@pytest.mark.parametrize("version, capability", [(version, "7.5") for version in VERSIONS if version != "rtx"] + [("rtx", "6.1"), ("rtx", "9.0")])
+@pytest.mark.parametrize("version, capability", [*((version, "7.5") for version in VERSIONS[:-1]), ("rtx", "6.1"), ("rtx", "9.0")])
 def test_compute_capability_is_refused_where_it_cannot_be_set(python, build, version, capability):
     result, engine = build(python, version, {"layers": MIXED}, compute_capability=capability)
     assert_told(result, capability, api.RELEASES[version])
@@ -199,15 +201,18 @@ def test_compute_capability_is_refused_where_it_cannot_be_set(python, build, ver
 
 
 @every_version
-def test_parser_errors_come_home(python, build, version):
-    result, engine = build(python, version, {"layers": MIXED, "parse_errors": ["In node 3: no importer for HardSwish", "In node 9: bad Resize"]})
-    assert_told(result, "no importer for HardSwish", "bad Resize", api.RELEASES[version])
+def test_parser_errors_come_home(python, build, version, tmp_path):
+    errors = ["In node 3: no importer for HardSwish", "In node 9: bad Resize"]
+    result, engine = build(python, version, {"layers": MIXED, "parse_errors": errors}, progress="progress.json")
+    assert_told(result, *errors, api.RELEASES[version])
     assert engine is None
+    assert json.loads((tmp_path / "progress.json").read_text())["stage"] == "parsing"       # nobody tried to build it
 
 
 def test_a_parser_error_of_several_lines_becomes_one(build):
     """The parser puts what TensorRT said on further lines of its message."""
-    result, _ = build(sys.executable, "8.6", {"layers": MIXED, "parse_errors": ["Invalid Node - Pad_14\n[shuffleNode.cpp] Error Code 4: no\n"]})
+    error = "Invalid Node - Pad_14\n[shuffleNode.cpp] Error Code 4: no\n"
+    result, _ = build(sys.executable, "8.6", {"layers": MIXED, "parse_errors": [error]})
     assert_told(result, "Invalid Node - Pad_14", "Error Code 4: no")
 
 
@@ -286,7 +291,9 @@ def test_only_8x_needs_an_explicit_batch(version, capfd):
     assert ("explicit batch" in capfd.readouterr().err) == (version in ("8.2", "8.6"))
 
 
-@pytest.mark.parametrize("version, bindings, half", [("8.2", "Bindings", "FP16"), ("10.13", "Bindings", "Half"), ("11.1", "I/O Tensors", "Half")])
+@pytest.mark.parametrize("version, bindings, half", [
+    ("8.2", "Bindings", "FP16"), ("10.13", "Bindings", "Half"), ("11.1", "I/O Tensors", "Half"),
+])
 def test_the_fake_inspector_tells_what_the_build_lets_it_tell(version, bindings, half):
     trt = fake(version)
     text = {}
@@ -302,24 +309,14 @@ def test_the_fake_inspector_tells_what_the_build_lets_it_tell(version, bindings,
 # ---- the clock
 
 
-class Clock:
-    """A clock that moves only when a step moves it."""
-
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
 def test_clocked_gives_the_durations_and_nothing_beside_them():
-    clock, planted, collecting = Clock(), [0.5, 0.25, 2.0, 0.125], []
+    now, planted, collecting = [100.0], [0.5, 0.25, 2.0, 0.125], []
 
     def step():
-        clock.now += planted[len(collecting)]
+        now[0] += planted[len(collecting)]
         collecting.append(gc.isenabled())
 
-    assert runner.clocked(step, 4, clock) == planted
+    assert runner.clocked(step, 4, lambda: now[0]) == planted
     assert collecting == [False] * 4 and gc.isenabled()
 
 
@@ -338,7 +335,7 @@ def test_clocked_leaves_the_garbage_collector_as_it_was():
         gc.enable()
 
 
-# Steps of 1/64 s and 1/1024 s add up without rounding.
+# Binary fractions of a second add up without rounding.
 @pytest.mark.parametrize("seconds, steps", [
     (1 / 64, 128),                              # 50 steps come first: on until 2 s
     (0.25, 50),                                 # 2 s come first: on until 50 steps
@@ -347,12 +344,12 @@ def test_clocked_leaves_the_garbage_collector_as_it_was():
     (1 / 65536, runner.WARMUP_STEPS_LIMIT),     # nor after so many steps
 ])
 def test_warm_up_stops_in_time(seconds, steps):
-    clock = Clock()
+    now = [0.0]
 
     def step():
-        clock.now += seconds
+        now[0] += seconds
 
-    assert runner.warm_up(step, clock=clock) == [seconds] * steps
+    assert runner.warm_up(step, clock=lambda: now[0]) == [seconds] * steps
 
 
 # ---- the floor: Python 3.6 and nothing to install
@@ -362,9 +359,9 @@ def imports():
     """(module, line, at top level) of every import of the runner."""
     tree = ast.parse(RUNNER.read_text())
     for node in ast.walk(tree):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
-        for name in names:
-            yield name.partition(".")[0], node.lineno, node in tree.body
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            for name in [alias.name for alias in node.names] if isinstance(node, ast.Import) else ["." * node.level + (node.module or "")]:
+                yield name.partition(".")[0], node.lineno, node in tree.body
 
 
 def test_the_runner_is_written_in_python_36():

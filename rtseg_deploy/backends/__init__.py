@@ -1,7 +1,8 @@
 """The runtimes: one file each. A new backend is a new file and nothing else; its name is the file's, with dashes.
 
 A backend's module has unavailable(), which says why it cannot run here and the fix (or None), and open(job), which returns a
-session: feed(array), step() to run once, output() for what the last step gave, facts() for the record of a figure.
+session: feed(array), step() to run once, output() for what the last step gave, facts() for the record of a figure. ENVIRONMENT, where it
+has one, is set before its worker process starts.
 """
 import pkgutil
 from importlib import import_module

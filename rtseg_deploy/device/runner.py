@@ -209,7 +209,7 @@ def load_tensorrt(runtime):
     """The module tensorrt or tensorrt_rtx. Raises JobError with the way to get it."""
     try:
         return importlib.import_module(runtime)
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # not there, or one of its libraries is not
         fixes = {"tensorrt_rtx": "pip install 'rtseg-deploy[rtx]'",
                  "tensorrt": "on a Jetson: sudo apt-get install python3-libnvinfer; elsewhere: pip install 'rtseg-deploy[tensorrt]'"}
         where = "%s (Python %s)" % (platform.node() or "this machine", platform.python_version())
@@ -223,35 +223,45 @@ def build(job):
     """Compile job["onnx"] into job["engine"].
 
     Reads runtime, precision (fp32, fp16), compute_capability ("7.5": RTX, ahead of time), workspace_bytes.
-    An engine asked for in FP16 without one layer in FP16 is an error, and is not written.
+    An engine of another precision than the one asked for is an error, and is not written.
     """
     trt = load_tensorrt(job["runtime"])
-    report(job, stage="parsing")
     log = Log(trt)
+    try:
+        return compiled(trt, log, job)
+    except JobError as error:
+        error.answer.update(messages=log.lines[-20:], runtime=job["runtime"], version=trt.__version__)
+        raise
+
+
+def compiled(trt, log, job):
+    """Parse, configure, build, check, write."""
+    name = "%s %s" % (job["runtime"], trt.__version__)
+    report(job, stage="parsing")
     builder = trt.Builder(log.logger)
     network = builder.create_network(creation_flags(trt))
     parser = trt.OnnxParser(network, log.logger)
     with open(job["onnx"], "rb") as file:
         parsed = parser.parse(file.read())
     if not parsed:
-        raise JobError("TensorRT %s cannot read the graph: %s" % (trt.__version__, parser_errors(parser) or log.last()),
-                       "export with another --opset, or for another target")
+        raise JobError("%s cannot read the graph: %s" % (name, parser_errors(parser) or log.reason()), "export with another --opset, or for another target")
     config = configure(trt, builder, job)
-    layers = layer_types(trt, network)
     weakly_typed = hasattr(trt.BuilderFlag, "FP16")
-    if job["precision"] == "fp16" and not weakly_typed:
-        refuse_without_half(layers)
+    layers = layer_types(trt, network)
+    if not weakly_typed:
+        refuse_other_precision(layers, job["precision"])
     report(job, stage="building")
     begin = time.perf_counter()
     plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise JobError("TensorRT %s cannot build the engine: %s" % (trt.__version__, log.last()), "see the message; less workspace may help on a small device")
     seconds = time.perf_counter() - begin
-    if job["precision"] == "fp16" and weakly_typed:  # the builder chose: only the engine knows
+    if plan is None:
+        raise JobError("%s cannot build the engine: %s" % (name, log.reason()), "see the message; less workspace may help on a small device")
+    if weakly_typed and job["precision"] == "fp16":  # the builder chose: only the engine knows
         layers = engine_layer_types(trt, log, plan)
-        refuse_without_half(layers)
-    with open(job["engine"], "wb") as file:
+        refuse_other_precision(layers, "fp16")
+    with open(job["engine"] + ".part", "wb") as file:
         file.write(plan)
+    os.replace(job["engine"] + ".part", job["engine"])
     return {"bytes": os.path.getsize(job["engine"]), "build_seconds": seconds, "layers": layers, "messages": log.lines[-20:],
             "runtime": job["runtime"], "version": trt.__version__, "environment": environment()}
 
@@ -260,7 +270,7 @@ class Log:
     """TensorRT's warnings and errors, kept to be told."""
 
     def __init__(self, trt):
-        lines = self.lines = []
+        lines, errors = self.lines, self.errors = [], []
 
         class Logger(trt.ILogger):
             def __init__(self):
@@ -268,12 +278,19 @@ class Log:
 
             def log(self, severity, message):
                 if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR, trt.ILogger.WARNING):
-                    lines.append(str(message))
+                    lines.append(one_line(message))
+                if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+                    errors.append(lines[-1])
 
         self.logger = Logger()
 
-    def last(self):
-        return self.lines[-1] if self.lines else "no reason was given"
+    def reason(self):
+        """Every error: the last one may say only that there is no engine."""
+        return "; ".join(self.errors) or "no reason was given"
+
+
+def one_line(text):
+    return " ".join(str(text).split())
 
 
 def creation_flags(trt):
@@ -294,18 +311,19 @@ def configure(trt, builder, job):
         config.clear_flag(trt.BuilderFlag.TF32)         # "FP32" is to mean FP32
     if job["precision"] == "fp16" and hasattr(trt.BuilderFlag, "FP16"):
         config.set_flag(trt.BuilderFlag.FP16)
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED    # else the inspector knows layers by name alone
     if "compute_capability" in job:
         name = "SM" + job["compute_capability"].replace(".", "")
         if not hasattr(config, "set_compute_capability") or not hasattr(trt.ComputeCapability, name):
             raise JobError("%s %s cannot build for compute capability %s ahead of time" % (job["runtime"], trt.__version__, job["compute_capability"]),
-                           "build on the device itself")
+                           "build on the device itself, with the TensorRT that serves it")
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, name), 0)
     return config
 
 
 def parser_errors(parser):
-    return "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+    return "; ".join(one_line(parser.get_error(i).desc()) for i in range(parser.num_errors))
 
 
 def layer_types(trt, network):
@@ -325,20 +343,24 @@ def engine_layer_types(trt, log, plan):
     """The same of a built engine, by its inspector: what the builder chose where it was free to choose."""
     runtime = trt.Runtime(log.logger)
     engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise JobError("the engine that was built cannot be loaded here: %s" % log.reason(), "check the driver and the free memory of the device")
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     half, single = 0, []
     for layer in json.loads(text)["Layers"]:
         kinds = [output.get("Format/Datatype", "") for output in layer.get("Outputs", [])] if isinstance(layer, dict) else []
         if any("FP16" in kind or "Half" in kind for kind in kinds):
             half += 1
-        else:
-            single.append(layer.get("Name", "") if isinstance(layer, dict) else layer)
+        elif any("FP32" in kind or "Float" in kind for kind in kinds):
+            single.append(layer["Name"])
     return {"fp16": half, "fp32": len(single), "fp32_names": single}
 
 
-def refuse_without_half(layers):
-    if not layers["fp16"]:
+def refuse_other_precision(layers, precision):
+    if precision == "fp16" and not layers["fp16"]:
         raise JobError("no layer of the engine would compute in FP16", "give it an FP16 graph: rtseg-deploy export --precision fp16")
+    if precision == "fp32" and layers["fp16"]:
+        raise JobError("%d layers of the graph compute in FP16, and FP32 was asked for" % layers["fp16"], "give it an FP32 graph, or ask for FP16")
 
 
 if __name__ == "__main__":

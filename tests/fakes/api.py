@@ -2,9 +2,9 @@
 
 "Class.member" or "Class", and the versions that have it; an empty text means that none has.
 """
-# Sources: section 1.4 of the facts on TensorRT, row by row in its order: strings of the wheels 8.6.1, 10.0.1, 10.13.3.9, 10.16.1.11, 11.1.0.106
-# and 11.4.0.106, headers of 8.2, 8.6, 10.0, 10.16 and 11.1, tensorrt_rtx 1.7.1 as run; ComputeCapability is from section 3. ProfilingVerbosity
-# and the names that never changed are from the documentation of 8.2.1 and 11.4, the strings of the wheels, and tensorrt_rtx 1.7.1 as run.
+# Sources: section 1.4 of the facts on TensorRT, row by row in its order: strings of the wheels 8.6.1, 10.0.1, 10.13.3.9, 10.16.1.11,
+# 11.1.0.106 and 11.4.0.106, headers of 8.2, 8.6, 10.0, 10.16 and 11.1, tensorrt_rtx 1.7.1 as run. ComputeCapability is from section 3.
+# ProfilingVerbosity and the names that never changed: documentation of 8.2.1 and 11.4, the same wheels, tensorrt_rtx 1.7.1 as run.
 RELEASES = {"8.2": "8.2.1.8", "8.6": "8.6.1", "10.13": "10.13.3.9", "11.1": "11.1.0.106", "rtx": "1.7.1.116"}
 
 API = {
@@ -120,8 +120,8 @@ API = {
 BATCH_MUST_BE_EXPLICIT = "8.2 8.6"              # for ONNX; 10 ignores the flag, 11 and RTX lost it
 STRONGLY_TYPED = "11.1 rtx"                     # always: types are as in the graph; 10 on request
 
-# What a detailed inspector calls the list of inputs and outputs, and the types: texts of 8.x as in pytorch/pytorch#66683 and the engine
-# explorer of NVIDIA/TensorRT, of 10.x as in NVIDIA/TensorRT#4397. Without ProfilingVerbosity.DETAILED it gives names alone, NVIDIA/TensorRT#4020.
+# What the inspector calls the list of inputs and outputs, and the types: for 8.x as in pytorch/pytorch#66683 and NVIDIA's engine explorer,
+# for 10.x as in NVIDIA/TensorRT#4397. Without ProfilingVerbosity.DETAILED it gives names alone: NVIDIA/TensorRT#4020.
 BINDINGS = {"8.2": "Bindings", "8.6": "Bindings", "10.13": "Bindings", "11.1": "I/O Tensors", "rtx": "I/O Tensors"}
 OLD_TYPES = {"FLOAT": "Row major linear FP32", "HALF": "Row major linear FP16 format", "INT32": "Row major linear Int32"}
 NEW_TYPES = {"FLOAT": "Float", "HALF": "Half", "INT32": "Int32"}

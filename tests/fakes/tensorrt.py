@@ -283,14 +283,18 @@ class EngineInspector:
         expect(format, self._trt.LayerInformationFormat)
         plan = self._state["plan"]
         texts = api.TYPES[self._version]
-        layers = {"NONE": [], "LAYER_NAMES_ONLY": [name for name, _ in plan["layers"]],
-                  "DETAILED": [{"Name": name, "LayerType": "any", "Inputs": [], "Outputs": [{"Name": name + ":0", "Format/Datatype": texts[kind]}]}
-                               for name, kind in plan["layers"]]}
+        layers = {
+            "NONE": [],
+            "LAYER_NAMES_ONLY": [name for name, _ in plan["layers"]],
+            "DETAILED": [{"Name": name, "Inputs": [], "Outputs": [{"Name": name, "Format/Datatype": texts[kind]}]}
+                         for name, kind in plan["layers"]],
+        }
         return json.dumps({"Layers": layers[plan["config"]["profiling_verbosity"]], api.BINDINGS[self._version]: ["input", "output"]})
 
 
-BEHAVIOUR = {kind.__name__: kind for kind in (ILogger, Logger, Builder, IBuilderConfig, INetworkDefinition, ILayer, ITensor, IHostMemory, OnnxParser,
-                                              ParserError, Runtime, ICudaEngine, EngineInspector)}
+BEHAVIOUR = {kind.__name__: kind for kind in (
+    ILogger, Logger, Builder, IBuilderConfig, INetworkDefinition, ILayer, ITensor, IHostMemory, OnnxParser, ParserError, Runtime,
+    ICudaEngine, EngineInspector)}
 
 if __name__ == "tensorrt":
     install(__name__)

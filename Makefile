@@ -1,0 +1,28 @@
+# make demo: everything once, on what the repository carries.   make test: the tests.
+PYTHON ?= python3
+VENV ?= .venv
+# On Linux the plain wheel of torch brings gigabytes of CUDA. Without a GPU, put here what PyTorch's install page says for "CPU":
+#   make demo TORCH="torch==2.13.0 --index-url <the URL that it shows>"
+TORCH ?= torch==2.13.0
+BIN = $(VENV)/bin
+
+.PHONY: demo test lint clean
+demo: $(VENV)/ready
+	$(BIN)/rtseg-deploy demo
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest -n auto
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+
+$(VENV)/ready: setup.cfg constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt $(TORCH)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[export,cpu,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[rtx]' || echo "no tensorrt-rtx for this platform: engines cannot be built here, the rest works"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo
