@@ -29,7 +29,10 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=lambda step
         job = {"action": "build", "runtime": "tensorrt_rtx", "onnx": str(graph), "precision": precision, "compute_capability": target.compute_capability}
 
         def fill(temporary):
-            result, _ = launch.run({**job, "engine": str(temporary.resolve())}, launch.RUNNER, tell=tell)
+            with tempfile.TemporaryDirectory(prefix=".building-", dir=temporary.parent) as beside:  # whatever becomes of the worker, it is emptied
+                plan = Path(beside, "engine").resolve()
+                result, _ = launch.run({**job, "engine": str(plan)}, launch.RUNNER, tell=tell)
+                plan.replace(temporary)
             built = {name: result[name] for name in ("layers", "bytes", "build_seconds", "messages")}
             return replace(
                 artifact, kind="engine", precision=precision, target=target.name, parent={"file": str(path), "sha256": artifact.sha256},

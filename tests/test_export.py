@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 from conftest import ROOT, run
+from PIL import Image
 
 from rtseg_deploy import checkpoints, demo, export, files, records
 from rtseg_deploy.errors import RtsegError
@@ -120,12 +121,26 @@ def test_interrupted_at_any_step_it_leaves_nothing(tmp_path, moment, number):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
-    process = start_export(tmp_path, preexec_fn=lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
-                                                         resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))))
-    rest = process.stderr.read()
-    assert process.wait(60) == 1 and "nothing was written" in rest.splitlines()[-1] and "Traceback" not in rest
-    assert not list(tmp_path.iterdir())
+def full_disk():
+    """Run in a child: no file may grow beyond 100 kB, as if the disk were full."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+
+def noise(path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 500, 3), np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("command", ["export", "build-engine", "bench", "predict"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(artifact, tmp_path, command):
+    words = {"export": [demo.CHECKPOINT, "-o", "out/net.onnx", "--resolution", "96x128"],
+             "build-engine": [artifact, "--target", "rtx-2080ti", "-o", "out"],
+             "bench": [artifact, "--backend", "null", "-n", "5000", "-o", "out"],
+             "predict": [artifact, noise(tmp_path / "noise.png"), "-o", "out"]}[command]
+    _, err = run(command, *words, status=1, cwd=tmp_path, preexec_fn=full_disk)
+    assert "nothing was written" in err.splitlines()[-1]
+    assert not any(path.is_file() for path in (tmp_path / "out").rglob("*"))
 
 
 def test_an_old_file_survives_a_failed_export(artifact, copy_of, monkeypatch, trained):

@@ -7,6 +7,7 @@ A job is an object with "action" (probe, build, infer or time) and what the acti
 is a result too, with "error" and "fix". Exit status 0 or 1 says the same. TensorRT's names are looked up before they are used:
 8.2, 8.6, 10, 11 and RTX share few of them, and enum numbers were changed between versions.
 """
+import errno
 import gc
 import importlib
 import json
@@ -33,10 +34,20 @@ def main(argv, open_session=None):
     with open(job_path) as file:
         job = json.load(file)
     result = answer(job, open_session)
-    with open(result_path + ".part", "w") as file:
-        json.dump(result, file)
-    os.replace(result_path + ".part", result_path)
+    write(result_path, json.dumps(result).encode())
     return 0 if result["ok"] else 1
+
+
+def write(path, data):
+    """Write a file, whole or not at all."""
+    part = path + ".part"
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+        os.replace(part, path)
+    finally:
+        if os.path.exists(part):
+            os.remove(part)
 
 
 def answer(job, open_session=None):
@@ -49,6 +60,10 @@ def answer(job, open_session=None):
         return dict({"probe": probe, "build": build}[job["action"]](job), ok=True)
     except JobError as error:
         return error.answer
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        return {"ok": False, "error": "%s: %s" % (error.filename or "writing", error.strerror or error),
+                "fix": "nothing was written; free some space or choose another folder" if full else ""}
     except Exception as error:  # the one place: whatever a driver or a parser throws must come home as a result
         return {"ok": False, "error": "%s: %s" % (type(error).__name__, error), "fix": ""}
 
@@ -56,9 +71,7 @@ def answer(job, open_session=None):
 def report(job, **event):
     """Say how far the job is, for whoever waits for it. Never called while the clock runs."""
     if "progress" in job:
-        with open(job["progress"] + ".part", "w") as file:
-            json.dump(event, file)
-        os.replace(job["progress"] + ".part", job["progress"])
+        write(job["progress"], json.dumps(event).encode())
 
 
 # ---- time and infer: a session has feed(array), step(), output(), and facts() for the record
@@ -259,9 +272,7 @@ def compiled(trt, log, job):
     if weakly_typed and job["precision"] == "fp16":  # the builder chose: only the engine knows
         layers = engine_layer_types(trt, log, plan)
         refuse_other_precision(layers, "fp16")
-    with open(job["engine"] + ".part", "wb") as file:
-        file.write(plan)
-    os.replace(job["engine"] + ".part", job["engine"])
+    write(job["engine"], plan)
     return {"bytes": os.path.getsize(job["engine"]), "build_seconds": seconds, "layers": layers, "messages": log.lines[-20:],
             "runtime": job["runtime"], "version": trt.__version__, "environment": environment()}
 
