@@ -50,9 +50,11 @@ class Benchmark:
         """What limits the figure's meaning without making it doubtful."""
         low, high = PAPERS_RANGE
         faults = self.minor_faults / len(self.seconds)
-        return ([f"N = {len(self.seconds)} is outside the papers' {low} to {high}"] if not low <= len(self.seconds) <= high else []) + (
-            ["random weights: for speed only"] if "seed" in self.artifact["parent"] else []) + (
-            [f"{faults:.0f} minor page faults an iteration: memory is taken anew each time"] if faults > FAULTS_WORTH_A_NOTE else [])
+        rows = [(not low <= len(self.seconds) <= high, f"N = {len(self.seconds)} is outside the papers' {low} to {high}"),
+                ("seed" in self.artifact["parent"], "random weights: for speed only"),
+                (faults > FAULTS_WORTH_A_NOTE, f"{faults:.0f} minor page faults an iteration: memory is taken anew each time"),
+                (self.environment.get("note"), self.environment.get("note"))]
+        return [text for applies, text in rows if applies]
 
     def to_json(self, samples=True):
         value = {"format": FORMAT, "kind": "benchmark", **asdict(self), "iterations": len(self.seconds), "statistics": self.statistics,

@@ -38,7 +38,7 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=lambda step
                 artifact, kind="engine", precision=precision, target=target.name, parent={"file": str(path), "sha256": artifact.sha256},
                 checks={**artifact.checks, "parity": parity, **built, "run_on_device": False},
                 versions={**artifact.versions, result["runtime"]: result["version"]},
-                warnings=artifact.warnings + size_warning(result["bytes"], artifact.weights_bytes, target))
+                warnings=artifact.warnings + size_warning(precision, result["bytes"], artifact.weights_bytes, target))
 
         return goal, write_artifact(goal, fill)
 
@@ -55,10 +55,10 @@ def in_fp16(graph, artifact, goal):
     return goal, parity
 
 
-def size_warning(engine_bytes, weights_bytes, target):
+def size_warning(precision, engine_bytes, weights_bytes, target):
     """Say it where an engine is many times its weights: it will be slow to load, and probably to run."""
     if engine_bytes < SUSPICIOUS * weights_bytes:
         return ()
-    return (f"the engine is {engine_bytes / weights_bytes:.0f} times its weights: {target.runtime} stores depthwise and grouped convolutions "
+    return (f"the {precision} engine is {engine_bytes / weights_bytes:.0f} times its weights: {target.runtime} stores depthwise and grouped convolutions "
             f"expanded to dense ones for compute capability {target.compute_capability}; expect it to be slow there, "
             f"and prefer TensorRT 8.6 or 10.x built on the {target.device}",)

@@ -69,6 +69,16 @@ def seeded(name, classes=19, seed=0):
     return Trained(network, "seeded", classes, network.dialects[0].normalisation_for(classes), module, {"seed": seed})
 
 
+def origin(artifact):
+    """The trained network that an artifact was made from. Raises RtsegError where its checkpoint is not there any more."""
+    parent = artifact.parent
+    if "seed" in parent:
+        return seeded(artifact.model, artifact.classes, parent["seed"])
+    if files.sha256(parent["file"]) != parent["sha256"]:
+        raise RtsegError(f"{parent['file']} is not the checkpoint that the artifact was made from", "export it again, or put the old one back")
+    return load(parent["file"], artifact.model)
+
+
 def read(path):
     """The object in a checkpoint file, only tensors and plain values. Raises RtsegError."""
     torch = need("torch")

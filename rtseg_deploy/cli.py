@@ -42,6 +42,9 @@ class Commands(click.Group):
             fail(error.format_message(), f"see {command} --help", error.exit_code)
         except click.ClickException as error:
             fail(error.format_message(), status=error.exit_code)
+        except BrokenPipeError:  # who reads the pipe has enough: end without a word
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except (KeyboardInterrupt, click.Abort):
             fail("interrupted; nothing half-written was left")
         except OSError as error:
@@ -279,7 +282,8 @@ def predict(artifact, images, folder, backend, as_json):
 @cli.command()
 @click.option("-o", "--output", "folder", default="demo", show_default=True, type=click.Path(file_okay=False), help="Where everything goes.")
 @click.option("-n", "--iterations", type=click.IntRange(1, 100_000), default=500, show_default=True)
-def demo(folder, iterations):
+@as_json
+def demo(folder, iterations, as_json):
     """Do all of it once, on the trained network and the street that come with rtseg-deploy.
 
     \b
@@ -290,9 +294,14 @@ def demo(folder, iterations):
     from .demo import demo as run
 
     with progress() as tell:
-        shown = run(folder, iterations, tell)
-    warn(shown.warnings)
-    show(*shown.tables)
+        done = run(folder, iterations, tell)
+    warn(done.warnings)
+    if as_json:
+        click.echo(json.dumps(done.to_json(), indent=1))
+    else:
+        from .report import artifact_table, bench_table, engines_table, remarks
+        show(artifact_table(*done.artifact), engines_table(done.engines), bench_table(done.figures), *remarks(done.figures))
+        show("", "pictures:", *(f"  {picture}" for picture in done.pictures))
 
 
 def main():

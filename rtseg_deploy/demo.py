@@ -8,7 +8,6 @@ from .build import build_engine
 from .errors import RtsegError
 from .export import export
 from .predict import predict
-from .report import artifact_table, bench_table, engines_table, remarks
 
 CHECKPOINT = Path(__file__).with_name("samples") / "sgcpnet_camvid.pth.tar"
 RESOLUTION = 360, 480
@@ -16,26 +15,38 @@ TARGET = "rtx-2080ti"
 
 
 @dataclass(frozen=True)
-class Shown:
-    tables: list
+class Demo:
+    """What was made. A file and what it is, each: (path, Artifact), (path, Benchmark)."""
+    artifact: tuple
+    engines: list
+    figures: list
+    pictures: tuple
     warnings: list
+
+    def to_json(self):
+        return {"artifact": str(self.artifact[0]), "engines": [str(path) for path, _ in self.engines], "pictures": list(map(str, self.pictures)),
+                "figures": [{"file": str(path), **figure.to_json(samples=False)} for path, figure in self.figures], "warnings": self.warnings}
 
 
 def demo(folder, iterations, tell):
-    """Run it all into `folder`; returns what to print."""
+    """Run it all into `folder`."""
     path = Path(folder, "sgcpnet-360x480.onnx")
     artifact = export(checkpoints.load(CHECKPOINT), path, RESOLUTION, tell=titled(tell, "1/4 export"))
-    warnings, engines = [], []
+    engines, warnings = build_both(path, Path(folder, "engines"), titled(tell, "2/4 engine"))
+    figures = bench(path, ["onnxruntime-cpu", "torch-eager"], iterations, images.STREET, results=Path(folder, "results"), tell=titled(tell, "3/4 bench"))
+    (pictures,) = predict(path, [images.STREET], folder, tell=titled(tell, "4/4 predict"))
+    return Demo((path, artifact), engines, figures, pictures, warnings)
+
+
+def build_both(path, root, tell):
+    """(engines, warnings). No engine is a warning here: there may be no tensorrt-rtx for this platform, and the rest still means something."""
+    engines = []
     try:
         for fp16 in (False, True):
-            engines.append(build_engine(path, TARGET, fp16, Path(folder, "engines"), titled(tell, "2/4 engine")))
-    except RtsegError as error:     # no wheel of tensorrt-rtx for this platform, say: the rest still means something
-        warnings.append(f"no engine: {error.what}; {error.fix}")
-    figures = bench(path, ["onnxruntime-cpu", "torch-eager"], iterations, images.STREET, results=Path(folder, "results"), tell=titled(tell, "3/4 bench"))
-    pictures = predict(path, [images.STREET], folder, tell=titled(tell, "4/4 predict"))
-    warnings += dict.fromkeys(warning for _, engine in engines for warning in engine.warnings)
-    tables = [artifact_table(path, artifact)] + ([engines_table(engines)] if engines else []) + [bench_table(figures), *remarks(figures)]
-    return Shown(tables + ["", "pictures:", *(f"  {file}" for pair in pictures for file in pair)], warnings)
+            engines.append(build_engine(path, TARGET, fp16, root, tell))
+    except RtsegError as error:
+        return engines, [f"no engine: {error.what}; {error.fix}"]
+    return engines, [warning for _, engine in engines for warning in engine.warnings]
 
 
 def titled(tell, title):

@@ -25,8 +25,7 @@ def on_backend(action, path, artifact, backend, threads=None):
     if "file" in parent:
         parent["file"] = str(Path(parent["file"]).resolve())
     return {"action": action, "backend": backend, "environment": getattr(backends.find(backend), "ENVIRONMENT", {}),
-            "artifact": str(Path(path).resolve()), "threads": threads or cpus(), "model": artifact.model, "classes": artifact.classes,
-            "output": artifact.output, "opset": artifact.opset, "precision": artifact.precision, "parent": parent}
+            "artifact": str(Path(path).resolve()), "described": {**artifact.to_json(), "parent": parent}, "threads": threads or cpus()}
 
 
 def cpus():
@@ -59,7 +58,8 @@ def run(job, worker, arrays=(), tell=lambda step, done: None):
 
 def wait_for(worker, folder, environment, tell):
     """Run a worker to its end, telling its progress; it never outlives the caller. Returns its exit status."""
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGE_PARENT), "PYTHONSAFEPATH": "1", **environment}
+    path = os.pathsep.join([str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", **environment}
     with open(Path(folder, "log"), "wb") as log:
         process = subprocess.Popen([sys.executable, *worker, "job.json", "result.json"], cwd=folder, env=environment,
                                    stdin=subprocess.DEVNULL, stdout=log, stderr=log)

@@ -8,29 +8,39 @@ from .records import read_artifact, size
 
 
 def measure(subject, resolutions, backends, iterations, image=None, threads=None, results="results", tell=lambda step, done: None):
-    """Time an artifact, a checkpoint, or a network by name, at each resolution; returns [(result file, Benchmark)]."""
-    if Path(subject).suffix in (".onnx", ".engine"):
-        refuse_other_sizes(subject, read_artifact(subject), resolutions)
-        return bench(subject, backends, iterations, image, threads, results, tell)
-    if not resolutions:
-        raise RtsegError(f"{subject} has no size of its own", "add --resolution HxW")
+    """Time an artifact, a checkpoint, or a network by name, at each resolution; returns [(result file, Benchmark)].
+
+    An artifact has one resolution: for any other its checkpoint is exported again, the same way.
+    """
+    rest = (backends, iterations, image, threads, results, tell)
+    if Path(subject).suffix not in (".onnx", ".engine"):
+        if not resolutions:
+            raise RtsegError(f"{subject} has no size of its own", "add --resolution HxW")
+        return exported_and_timed(lambda checkpoints: checkpoints.load(subject) if Path(subject).exists() else checkpoints.seeded(subject),
+                                  resolutions, {}, rest)
+    artifact = read_artifact(subject)
+    done = []
+    for resolution in resolutions or [artifact.resolution]:
+        if tuple(resolution) == artifact.resolution:
+            done += bench(subject, *rest)
+        else:
+            options = {name: getattr(artifact, name) for name in ("opset", "precision", "output", "class_set")}
+            done += exported_and_timed(lambda checkpoints: checkpoints.origin(artifact), [resolution], options, rest)
+    return done
+
+
+def exported_and_timed(trained, resolutions, options, rest):
+    """Export trained(checkpoints module) at each resolution into a folder that goes away, and time it there."""
     need("torch", "onnx", "onnx_graphsurgeon", "polygraphy", "onnxruntime")
+    tell = rest[-1]
     tell("loading PyTorch", None)
     from . import checkpoints
     from .export import export
 
-    trained = checkpoints.load(subject) if Path(subject).exists() else checkpoints.seeded(subject)
-    done = []
+    network, done = trained(checkpoints), []
     with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
         for resolution in resolutions:
-            path = Path(folder, f"{trained.network.name}-{size(resolution)}.onnx")
-            export(trained, path, resolution, tell=lambda step, share: tell(f"{path.stem}: {step}", share))
-            done += bench(path, backends, iterations, image, threads, results, tell)
+            path = Path(folder, f"{network.network.name}-{size(resolution)}.onnx")
+            export(network, path, resolution, **options, tell=lambda step, share, title=path.stem: tell(f"{title}: {step}", share))
+            done += bench(path, *rest)
     return done
-
-
-def refuse_other_sizes(path, artifact, resolutions):
-    for resolution in resolutions:
-        if tuple(resolution) != artifact.resolution:
-            raise RtsegError(f"{path} was exported for {size(artifact.resolution)}, not {size(resolution)}",
-                             f"rtseg-deploy export {artifact.parent.get('file', 'CHECKPOINT')} -o OTHER.onnx --resolution {size(resolution)}")

@@ -50,10 +50,10 @@ def from_json(value, where):
     missing = [name for name in wanted if name not in value]
     if value.get("format") != FORMAT or missing:
         raise RtsegError(f"{where} is not a sidecar of this version of rtseg-deploy", "export the checkpoint again")
-    try:
-        value = {name: tuple(value[name]) if kind is tuple else kind(value[name]) for name, kind in wanted.items()}
-    except (TypeError, ValueError):
-        raise RtsegError(f"{where} is damaged", "export the checkpoint again") from None
+    value = {name: tuple(value[name]) if isinstance(value[name], list) else value[name] for name in wanted}
+    sound = all(type(value[name]) is kind for name, kind in wanted.items()) and len(value["resolution"]) == 2
+    if not (sound and all(type(side) is int and side > 0 for side in (*value["resolution"], value["classes"]))):
+        raise RtsegError(f"{where} is damaged", "export the checkpoint again")
     return Artifact(**value)
 
 

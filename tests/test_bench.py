@@ -136,11 +136,21 @@ def test_the_input_is_never_flat(artifact):
     assert noise.shape == street.shape == (1, 3, 96, 128) and noise.dtype == street.dtype == np.float32
 
 
+def change_sidecar(path, **changes):
+    sidecar = path.with_name("net.onnx.json")
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), **changes}))
+
+
 @pytest.mark.parametrize("damage, words", [
     (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "was changed after it was made"),
     (lambda path: (path.parent / "net.onnx.json").unlink(), "has no sidecar"),
     (lambda path: (path.parent / "net.onnx.json").write_text("{"), "is not JSON"),
     (lambda path: (path.parent / "net.onnx.json").write_text("{}"), "is not a sidecar"),
+    (lambda path: change_sidecar(path, resolution="96x128"), "is damaged"),
+    (lambda path: change_sidecar(path, resolution=[96, -128]), "is damaged"),
+    (lambda path: change_sidecar(path, classes="11"), "is damaged"),
+    (lambda path: change_sidecar(path, checks=None), "is damaged"),
+    (lambda path: change_sidecar(path, sha256="0" * 64), "was changed after it was made"),
     (lambda path: path.unlink(), "no such file"),
 ])
 def test_an_artifact_that_is_not_what_was_proven_is_not_timed(artifact, copy_of, damage, words):
@@ -155,10 +165,19 @@ def test_a_failed_proof_is_not_timed(artifact, copy_of):
         bench.bench(copy_of(artifact, checks={"parity": {"ok": False}}), ["null"], 10)
 
 
-def test_another_size_is_refused_with_the_export_to_type(artifact):
-    with pytest.raises(RtsegError) as error:
-        measure(artifact, [(64, 64)], ["null"], 10)
-    assert "exported for 96x128" in error.value.what and "--resolution 64x64" in error.value.fix
+def test_an_artifact_at_other_sizes_is_exported_again_the_same_way(trained, tmp_path):
+    from rtseg_deploy.export import export
+    export(trained, tmp_path / "net.onnx", (64, 96), opset=13, output="labels")
+    done = measure(tmp_path / "net.onnx", [(64, 96), (96, 64)], ["onnxruntime-cpu"], 5, results=tmp_path / "results")
+    assert [figure.resolution for _, figure in done] == [(64, 96), (96, 64)]
+    assert all((figure.artifact["opset"], figure.artifact["output"]) == (13, "labels") for _, figure in done)
+    assert len({figure.artifact["parent"]["sha256"] for _, figure in done}) == 1
+
+
+def test_another_size_without_the_checkpoint_is_refused(artifact, copy_of, tmp_path):
+    path = copy_of(artifact, parent={"file": str(tmp_path / "gone.pth"), "sha256": "0" * 64})
+    with pytest.raises(RtsegError, match="gone.pth: No such file"):
+        measure(path, [(64, 64)], ["null"], 10)
 
 
 def test_a_network_by_name_at_several_sizes(tmp_path):

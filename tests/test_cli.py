@@ -161,6 +161,11 @@ def test_models_lists_the_registry():
     assert "size not taken" in run("models", "--resolution", "360x480")[0]
 
 
+def test_a_reader_that_leaves_early_is_no_error(tmp_path):
+    result = subprocess.run(f"{sys.executable} -m rtseg_deploy models | head -n 1", shell=True, capture_output=True, text=True, cwd=ROOT)
+    assert not result.stderr
+
+
 def test_progress_on_a_terminal_and_off_it():
     with cli.progress() as tell:
         tell("one step", None)

@@ -22,21 +22,16 @@ class Session:
 
         from .. import checkpoints
         from ..deployed import deployed
-        from ..device.runner import JobError
+        from ..errors import RtsegError
+        from ..records import from_json
 
-        parent = job["parent"]
-        if "seed" in parent:
-            trained = checkpoints.seeded(job["model"], job["classes"], parent["seed"])
-        else:
-            trained = checkpoints.load(parent["file"], job["model"])
-            if trained.parent["sha256"] != parent["sha256"]:
-                raise JobError(f"{parent['file']} is not the checkpoint that the artifact was made from", "export it again, or put the old one back")
-        if job["precision"] != "fp32":
-            raise JobError("PyTorch on a CPU has no fast FP16", "time the FP32 artifact with torch-eager")
+        artifact = from_json(job["described"], "the job")
+        if artifact.precision != "fp32":
+            raise RtsegError("PyTorch on a CPU has no fast FP16", "time the FP32 artifact with torch-eager")
         torch.set_num_threads(job["threads"])
         self.torch = torch
         self.threads = job["threads"]
-        self.module = deployed(trained, job["output"], job["opset"])
+        self.module = deployed(checkpoints.origin(artifact), artifact.output, artifact.opset)
         self.result = None
 
     def feed(self, array):
