@@ -213,9 +213,9 @@ def build_engine(model, target, fp16, engines, as_json):
     else:
         from .report import engines_table
         show(engines_table([(path, engine)]))
-        layers = engine.checks["layers"]
         if engine.precision == "fp16":
-            show(f"in FP32: {', '.join(layers['fp32_names']) or 'no layer'}")
+            show(f"in FP32: {', '.join(engine.checks['layers']['fp32_names']) or 'no layer'}")
+        show(str(path))
 
 
 @cli.command()
@@ -301,7 +301,7 @@ def demo(folder, iterations, as_json):
     else:
         from .report import artifact_table, bench_table, engines_table, remarks
         show(artifact_table(*done.artifact), engines_table(done.engines), bench_table(done.figures), *remarks(done.figures))
-        show("", "pictures:", *(f"  {picture}" for picture in done.pictures))
+        show("", *(str(path) for path in (*(path for path, _ in done.engines), *done.pictures)))
 
 
 def main():

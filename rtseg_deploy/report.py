@@ -1,5 +1,7 @@
 """What a person reads: tables and lines for the terminal."""
-from rich.table import Table
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Column, Table
 
 from .records import size
 
@@ -10,7 +12,7 @@ def mib(count):
 
 def artifact_table(path, artifact):
     """What was exported and what was proven of it."""
-    table = Table("", "", show_header=False, title=f"{path}", title_justify="left")
+    table = Table("", "", show_header=False, box=SIMPLE_HEAD)
     fold = artifact.checks["fold"]
     names = f" ({artifact.class_set})" if artifact.class_set else ""
     table.add_row("network", f"{artifact.model}, checkpoint as {artifact.dialect} saves it, {artifact.classes} classes{names}")
@@ -23,43 +25,48 @@ def artifact_table(path, artifact):
     for name, row in artifact.checks["parity"]["inputs"].items():
         table.add_row(f"parity, {name}", f"max |Δ| {row['relative']:.1e} of the logits' scale (bar {bar[0]:.0e}), labels equal {row['labels_equal']:.4%}")
     table.add_row("sha256", artifact.sha256)
-    return table
+    return Group(str(path), table)
+
+
+def side_by_side(title, headings, rows):
+    """A table with a column for each thing and a row for each property, which fits a narrow terminal; rows: [(property, values)]."""
+    table = Table("", *(Column(heading, justify="right") for heading in headings), box=SIMPLE_HEAD)
+    for name, values in rows:
+        table.add_row(name, *values)
+    return Group(title, table)
 
 
 def engines_table(engines):
     """engines: [(path, Artifact)]."""
-    table = Table("engine", "target", "precision", "layers FP16 / FP32", "size", "weights", "build",
-                  title="Engines (built ahead of time, not run: that needs the device)", title_justify="left")
-    for path, engine in engines:
-        layers = engine.checks["layers"]
-        table.add_row(str(path), engine.target, engine.precision, f"{layers['fp16']} / {layers['fp32']}", mib(engine.checks["bytes"]),
-                      mib(engine.weights_bytes), f"{engine.checks['build_seconds']:.1f} s")
-    return table
+    checks = [engine.checks for _, engine in engines]
+    return side_by_side(
+        "Engines, built ahead of time and not run: that needs the device", [f"{engine.target}\n{engine.precision}" for _, engine in engines],
+        [("layers in FP16", [str(c["layers"]["fp16"]) for c in checks]), ("layers in FP32", [str(c["layers"]["fp32"]) for c in checks]),
+         ("engine", [mib(c["bytes"]) for c in checks]), ("weights", [mib(engine.weights_bytes) for _, engine in engines]),
+         ("built in", [f"{c['build_seconds']:.1f} s" for c in checks])])
 
 
 def bench_table(benchmarks):
     """benchmarks: [(result file, Benchmark)]."""
-    table = Table(title="Speed: batch 1, host clock around each step, normalised float32 in, network's output in host memory", title_justify="left")
-    table.add_column("what")
-    table.add_column("backend")
-    for name in ("N", "FPS", "mean ms", "median", "MAD", "p90", "p95", "p99", "min", "max"):
-        table.add_column(name, justify="right")
-    table.add_column("status")
-    for _, b in benchmarks:
-        s, digits = b.statistics, 4 if b.backend == "null" else 2
-        status = "[yellow]unstable[/]" if b.warnings else "stable"
-        what = f"{b.artifact['model']} {size(b.resolution)} {b.artifact['precision']} {b.artifact['output']}"
-        figures = (s[f"{name}_ms"] for name in ("mean", "median", "mad", "p90", "p95", "p99", "min", "max"))
-        fps = "" if b.backend == "null" else f"{s['fps']:,.1f}"
-        table.add_row(what, b.backend, str(len(b.seconds)), fps, *(f"{figure:.{digits}f}" for figure in figures), status)
-    return table
+    figures = [benchmark for _, benchmark in benchmarks]
+    statistics = [figure.statistics for figure in figures]
+    rows = [("FPS", ["" if f.backend == "null" else f"{s['fps']:,.1f}" for f, s in zip(figures, statistics)])]
+    for name in ("mean", "median", "MAD", "p90", "p95", "p99", "min", "max"):
+        rows.append((f"{name} ms", [milliseconds(s[f"{name.lower()}_ms"]) for s in statistics]))
+    rows += [("iterations", [str(len(f.seconds)) for f in figures]), ("status", ["[yellow]unstable[/]" if f.warnings else "stable" for f in figures])]
+    return side_by_side("Speed: batch 1, host clock around each step, normalised float32 in, the network's output in host memory",
+                        [f"{f.artifact['model']} {size(f.resolution)}\n{f.artifact['precision']} {f.artifact['output']}\n{f.backend}" for f in figures], rows)
+
+
+def milliseconds(value):
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.4f}"
 
 
 def remarks(benchmarks):
     """Lines under the table: what makes a figure doubtful, and what limits its meaning."""
     for path, b in benchmarks:
-        yield from (f"[yellow]unstable[/] {b.backend}: {warning}" for warning in b.warnings)
-        yield from (f"note, {b.backend}: {note}" for note in b.notes)
+        yield from (f"[yellow]unstable[/]: {b.backend}: {warning}" for warning in b.warnings)
+        yield from (f"note: {b.backend}: {note}" for note in b.notes)
         yield from (f"{b.backend} and {other}: {share:.3%} of labels equal" for other, share in b.same_labels.items())
         yield f"samples: {path}"
 
