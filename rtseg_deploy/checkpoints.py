@@ -5,6 +5,7 @@ dialect and the number of classes follow from the fit.
 """
 import pickle
 import re
+import struct
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +18,9 @@ from .errors import RtsegError, need
 CONTAINERS = ("ema_net", "net", "state_dict", "model_state_dict", "model", "segmenter")
 PREFIXES = ("module.", "model.", "_orig_mod.")
 TRAINING_ONLY = ("loss.", "criterion.")
-BROKEN = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError, TypeError, AssertionError)
+# What torch.load raises on damaged files, found by feeding it damaged files
+BROKEN = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError, TypeError, AssertionError, ArithmeticError,
+          ImportError, MemoryError, struct.error)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rtseg_deploy import checkpoints, demo
@@ -103,7 +103,7 @@ def test_no_weights_in_it(value, tmp_path):
         load(value, tmp_path)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.integers(0, 2_000_000), noise=st.binary(max_size=64))
 def test_damaged_files_are_one_line(cut, noise, tmp_path):
     data = demo.CHECKPOINT.read_bytes()
@@ -113,7 +113,8 @@ def test_damaged_files_are_one_line(cut, noise, tmp_path):
         checkpoints.load(path)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(junk=b"r", head=b"")
 @given(junk=st.binary(min_size=0, max_size=200), head=st.sampled_from([b"", b"\x80\x02", b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."]))
 def test_junk_is_one_line(junk, head, tmp_path):
     path = tmp_path / "weights.pth"
