@@ -48,8 +48,8 @@ class Commands(click.Group):
         except (KeyboardInterrupt, click.Abort):
             fail("interrupted; nothing half-written was left")
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)  # numpy gives no number for a short write
-            fail(f"{error.filename or 'writing'}: {error.strerror or error}", "nothing was written; free some space or choose another folder" if full else "")
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            fail(f"{error.filename or 'writing'}: {error.strerror or error}", "nothing half-written was left; free some space" if full else "")
         sys.exit(status if isinstance(status, int) else 0)
 
 

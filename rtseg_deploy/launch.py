@@ -1,4 +1,5 @@
 """Where a job runs: here, in a process of its own. A job is job.json, its answer result.json; see device/runner.py."""
+import io
 import json
 import os
 import signal
@@ -43,7 +44,9 @@ def run(job, worker, arrays=(), tell=lambda step, done: None):
     with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
         paths = [Path(folder, f"{number}.npy") for number in range(len(arrays))]
         for path, array in zip(paths, arrays):
-            np.save(path, array)
+            buffer = io.BytesIO()   # numpy, writing by itself, does not say that the disk is full
+            np.save(buffer, array)
+            path.write_bytes(buffer.getbuffer())
         labels = [path.with_name("labels-" + path.name) for path in paths]
         job = {**job, "inputs": list(map(str, paths)), "labels": list(map(str, labels)), "progress": str(Path(folder, "progress.json"))}
         Path(folder, "job.json").write_text(json.dumps(job))

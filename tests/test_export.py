@@ -139,7 +139,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(artifact, tmp_path, command)
              "bench": [artifact, "--backend", "null", "-n", "5000", "-o", "out"],
              "predict": [artifact, noise(tmp_path / "noise.png"), "-o", "out"]}[command]
     _, err = run(command, *words, status=1, cwd=tmp_path, preexec_fn=full_disk)
-    assert "nothing was written" in err.splitlines()[-1]
+    assert "nothing half-written was left; free some space" in err.splitlines()[-1]
     assert not any(path.is_file() for path in (tmp_path / "out").rglob("*"))
 
 

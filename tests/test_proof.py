@@ -91,8 +91,30 @@ def test_another_enlargement_fails(traced, mode):
 
 def test_not_a_number_fails():
     reference = np.zeros((1, 2, 3, 3), np.float32)
-    row = proof.agreement(reference, np.full_like(reference, np.nan))
+    row = proof.agreement(reference, np.full_like(reference, np.nan), np.zeros((1, 3, 3), np.uint8))
     assert not proof.good(row, "fp16")
+
+
+@pytest.mark.parametrize("fault", ["axis", "select_last_index", "cast"])
+def test_labels_are_proven_as_well_as_logits(trained, traced, fault):
+    """Faults after the logits: argmax over rows, the last of equal maxima (no label changes: it must pass), labels cast to bool."""
+    normalisation = traced[3]
+    net = deployed(trained, "labels", 17)
+    model = passes.optimise(trace(net, RESOLUTION, 17))[0]
+    argmax = next(node for node in model.graph.node if node.op_type == "ArgMax")
+    if fault == "cast":
+        cast = next(node for node in model.graph.node if node.op_type == "Cast")
+        cast.attribute[0].i = onnx.TensorProto.BOOL
+        del model.graph.output[0].type.tensor_type.shape.dim[:]
+        model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.BOOL
+    elif fault == "axis":
+        next(a for a in argmax.attribute if a.name == "axis").i = 2
+        del model.graph.value_info[:]
+        del model.graph.output[0].type.tensor_type.shape.dim[:]
+    else:
+        next(a for a in argmax.attribute if a.name == "select_last_index").i = 1
+    parity = proof.against(model, reference(net), RESOLUTION, normalisation, "fp32")
+    assert parity["ok"] == (fault == "select_last_index")
 
 
 def test_nothing_is_written_when_the_proof_fails(trained, tmp_path, monkeypatch):

@@ -63,7 +63,7 @@ def answer(job, open_session=None):
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         return {"ok": False, "error": "%s: %s" % (error.filename or "writing", error.strerror or error),
-                "fix": "nothing was written; free some space or choose another folder" if full else ""}
+                "fix": "nothing half-written was left; free some space" if full else ""}
     except Exception as error:  # the one place: whatever a driver or a parser throws must come home as a result
         return {"ok": False, "error": "%s: %s" % (type(error).__name__, error), "fix": ""}
 
