@@ -165,6 +165,8 @@ def export(checkpoint, path, resolution, model, opset, precision, output, classe
     Example:
       rtseg-deploy export weights.pth -o net.onnx --resolution 1024x2048
     """
+    if not path.endswith(".onnx"):
+        raise click.BadParameter(f"{path!r} does not end in .onnx", param_hint="'-o'")
     need(*need_export)
     with progress() as tell:
         tell("loading PyTorch and the checkpoint", None)

@@ -21,6 +21,8 @@ def read(path):
     """H x W x 3 uint8 RGB, turned as the camera says. Raises RtsegError."""
     try:
         with Image.open(path) as image:
+            if image.mode in ("I", "F") or image.mode.startswith("I;"):
+                raise RtsegError(f"{path} has more than 8 bits a channel, which would be cut off", "convert it to 8 bits first")
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise RtsegError(f"{path} is not an image that can be read: {error}") from None

@@ -65,10 +65,11 @@ def milliseconds(value):
 def remarks(benchmarks):
     """Lines under the table: what makes a figure doubtful, and what limits its meaning."""
     for path, b in benchmarks:
-        yield from (f"[yellow]unstable[/]: {b.backend}: {warning}" for warning in b.warnings)
-        yield from (f"note: {b.backend}: {note}" for note in b.notes)
-        yield from (f"{b.backend} and {other}: {share:.3%} of labels equal" for other, share in b.same_labels.items())
-        yield f"samples: {path}"
+        name = f"{size(b.resolution)} {b.backend}"
+        yield from (f"[yellow]unstable[/]: {name}: {warning}" for warning in b.warnings)
+        yield from (f"note: {name}: {note}" for note in b.notes)
+        yield from (f"{name} and {other}: {share:.3%} of labels equal" for other, share in b.same_labels.items())
+        yield f"{name}: {path}"
 
 
 def networks_table(rows, resolution):

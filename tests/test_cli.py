@@ -94,6 +94,7 @@ BAD = {
     "plain pickle with code": (lambda p: p.write_bytes(pickle.dumps(Attack(), 2)), EXPORT, 1, "in "),
     "another network": (saved(lambda: {"layer.weight": torch.ones(3)}), EXPORT, 1, "the nearest is"),
     "one number": (lambda p: p.write_bytes(demo.CHECKPOINT.read_bytes()), [*EXPORT[:-1], "100"], 2, "is not HEIGHTxWIDTH"),
+    "another suffix": (lambda p: p.write_bytes(demo.CHECKPOINT.read_bytes()), ["export", "in", "-o", "in", "--resolution", "96x128"], 2, ".onnx"),
     "zero": (lambda p: p.write_bytes(demo.CHECKPOINT.read_bytes()), [*EXPORT[:-1], "0x128"], 2, "is not HEIGHTxWIDTH"),
     "negative": (lambda p: p.write_bytes(demo.CHECKPOINT.read_bytes()), [*EXPORT[:-1], "-4x128"], 2, "is not HEIGHTxWIDTH"),
     "enormous": (lambda p: p.write_bytes(demo.CHECKPOINT.read_bytes()), [*EXPORT[:-1], "999999x999999"], 2, "is not HEIGHTxWIDTH"),

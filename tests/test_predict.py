@@ -87,7 +87,11 @@ def bomb(path):
     Image.new("1", (30_000, 30_000)).save(path)
 
 
-@pytest.mark.parametrize("make", [truncated, text, empty, bomb])
+def sixteen_bits(path):
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(path)
+
+
+@pytest.mark.parametrize("make", [truncated, text, empty, bomb, sixteen_bits])
 def test_bad_images_are_one_line_and_nothing_is_written(artifact, tmp_path, make):
     path = tmp_path / "x.png"
     make(path)
