@@ -17,6 +17,8 @@ from .errors import RtsegError, need
 # Training code wraps weights in these, in this order of preference, and DataParallel, Lightning and torch.compile prefix their keys
 CONTAINERS = ("ema_net", "net", "state_dict", "model_state_dict", "model", "segmenter")
 PREFIXES = ("module.", "model.", "_orig_mod.")
+MOST_CLASSES = 10_000
+DEEPEST = 10                        # wrappers within wrappers
 TRAINING_ONLY = ("loss.", "criterion.")
 # What torch.load raises on damaged files, found by feeding it damaged files
 BROKEN = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError, TypeError, AssertionError, ArithmeticError,
@@ -115,8 +117,9 @@ def _unreadable(path, reason):
 def tensors(value, path="checkpoint"):
     """The state dict in what a training script saved, without wrappers and prefixes, in float32. Raises RtsegError."""
     torch = need("torch")
-    while isinstance(value, dict) and (inner := next((value[c] for c in CONTAINERS if isinstance(value.get(c), dict)), None)):
-        value = inner
+    for _ in range(DEEPEST):
+        if isinstance(value, dict) and (inner := next((value[c] for c in CONTAINERS if isinstance(value.get(c), dict)), None)):
+            value = inner
     state = {k: v for k, v in value.items() if isinstance(v, torch.Tensor)} if isinstance(value, dict) else {}
     state = {k: v for k, v in state.items() if isinstance(k, str) and not k.startswith(TRAINING_ONLY)}
     while state and (prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in state)), None)):
@@ -124,11 +127,22 @@ def tensors(value, path="checkpoint"):
         state = {k: v for k, v in state.items() if not k.startswith(TRAINING_ONLY)}
     if not state:
         raise RtsegError(f"{path} holds no weights", f"a state dict is looked for at the top and under {', '.join(CONTAINERS)}")
-    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     for key, value in state.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise RtsegError(f"{path}: {key} is not finite: training diverged, or the file is damaged", "use an earlier checkpoint")
-    return state
+        refuse_unusual(key, value, path)
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def refuse_unusual(key, value, path):
+    """Raise RtsegError for a tensor that is no plain, finite, floating-point weight."""
+    torch = need("torch")
+    if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+        raise RtsegError(f"{path}: {key} is not a plain dense tensor", "save the weights before they are quantised or made sparse")
+    if not value.is_floating_point() and not key.endswith("num_batches_tracked"):
+        raise RtsegError(f"{path}: {key} holds {str(value.dtype).removeprefix('torch.')}, weights are floating-point", "save the weights as they were trained")
+    if value.is_floating_point() and not torch.isfinite(value).all():
+        raise RtsegError(f"{path}: {key} is not finite: training diverged, or the file is damaged", "use an earlier checkpoint")
+    if key.endswith("running_var") and (value < 0).any():
+        raise RtsegError(f"{path}: {key} is a variance below zero: the file is damaged", "use an earlier checkpoint")
 
 
 def fits(state, model=None):
@@ -139,14 +153,20 @@ def fits(state, model=None):
 
 def fit_to(state, network, dialect):
     """Compare a state dict with what a network expects, in that dialect."""
-    renamed = {renamed_key(key, dialect): value for key, value in state.items() if not any(re.search(p, key) for p in dialect.drops)}
+    renamed, twice = {}, []
+    for key, value in state.items():
+        if not any(re.search(p, key) for p in dialect.drops):
+            name = renamed_key(key, dialect)
+            if name in renamed:
+                twice.append(key)  # two keys for one tensor: which was trained cannot be known
+            renamed[name] = value
     head = renamed.get(network.head)
-    classes = head.shape[0] if head is not None and head.ndim else 19
+    classes = head.shape[0] if head is not None and head.ndim and 0 < head.shape[0] <= MOST_CLASSES else 19
     expected = shapes(network, dialect, classes)
     found = {key: tuple(value.shape) for key, value in renamed.items()}
     return Fit(network, dialect, classes, renamed,
                missing=tuple(k for k in expected if k not in found),
-               extra=tuple(k for k in found if k not in expected),
+               extra=(*(k for k in found if k not in expected), *twice),
                misshapen=tuple((k, found[k], expected[k]) for k in expected if k in found and found[k] != expected[k]))
 
 

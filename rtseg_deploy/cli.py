@@ -57,7 +57,8 @@ def fail(what, fix="", status=1):
     """End with one line on stderr."""
     if os.environ.get("RTSEG_DEBUG"):
         traceback.print_exc()
-    click.echo(" ".join(f"rtseg-deploy: {what}{'; ' + fix if fix else ''}".split()), err=True)
+    line = " ".join(f"rtseg-deploy: {what}{'; ' + fix if fix else ''}".split())
+    click.echo("".join(letter if letter.isprintable() else "?" for letter in line), err=True)  # names in files may hold terminal escapes
     sys.exit(status)
 
 
@@ -86,7 +87,7 @@ def progress():
         yield tell
         return
     # twice a second: drawing must not take processor time from what is measured
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console,
+    with Progress(SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), console=console,
                   transient=True, refresh_per_second=2) as bar:
         task = bar.add_task("", total=None)
         yield lambda step, done: bar.update(task, description=step, total=None if done is None else 1.0, completed=done or 0)
@@ -98,7 +99,7 @@ def show(*renderables):
 
     console = Console() if sys.stdout.isatty() else Console(width=160)
     for renderable in renderables:
-        console.print(renderable, highlight=False)
+        console.print(renderable, highlight=False, markup=False, soft_wrap=isinstance(renderable, str))
 
 
 def warn(lines):
@@ -167,6 +168,8 @@ def export(checkpoint, path, resolution, model, opset, precision, output, classe
     """
     if not path.endswith(".onnx"):
         raise click.BadParameter(f"{path!r} does not end in .onnx", param_hint="'-o'")
+    if os.path.realpath(checkpoint) in (os.path.realpath(path), os.path.realpath(f"{path}.json")):
+        raise click.BadParameter(f"{path!r} would overwrite the checkpoint", param_hint="'-o'")
     need(*need_export)
     with progress() as tell:
         tell("loading PyTorch and the checkpoint", None)
@@ -308,5 +311,7 @@ def demo(folder, iterations, as_json):
 
 def main():
     sys.excepthook = unforeseen
+    if sys.stdout is not None:
+        sys.stdout.reconfigure(errors="replace")  # a terminal without these letters is no reason to fail
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up like ctrl-C
     cli()

@@ -19,6 +19,8 @@ def predict(path, paths, folder, backend="onnxruntime-cpu", tell=lambda step, do
     pictures = [images.read(image) for image in paths]
     arrays = [images.normalised(images.resized(pixels, artifact.resolution), artifact.normalisation) for pixels in pictures]
     _, labels = launch.run(launch.on_backend("infer", path, artifact, backend), launch.BACKENDS, arrays, tell)
+    if any(found is None for found in labels):
+        raise RtsegError(f"backend {backend} computes no labels", "use another --backend")
     names = facts.class_set(artifact.class_set, artifact.classes)
     return [images.save(pixels, found, names, Path(folder, Path(image).stem)) for image, pixels, found in zip(paths, pictures, labels)]
 

@@ -1,5 +1,6 @@
 """The values that pass between the commands, all of them through files: see the field comments for their meaning."""
 import json
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -52,9 +53,18 @@ def from_json(value, where):
         raise RtsegError(f"{where} is not a sidecar of this version of rtseg-deploy", "export the checkpoint again")
     value = {name: tuple(value[name]) if isinstance(value[name], list) else value[name] for name in wanted}
     sound = all(type(value[name]) is kind for name, kind in wanted.items()) and len(value["resolution"]) == 2
-    if not (sound and all(type(side) is int and side > 0 for side in (*value["resolution"], value["classes"]))):
+    sound = sound and all(type(side) is int and side > 0 for side in (*value["resolution"], value["classes"], value["weights_bytes"]))
+    sound = sound and value["kind"] in ("onnx", "engine") and value["precision"] in ("fp32", "fp16") and value["output"] in ("logits", "labels")
+    sound = sound and re.fullmatch(r"[\w.-]+", value["model"]) and not value["model"].startswith(".")
+    sound = sound and all(numbers(value["normalisation"].get(name)) for name in ("mean", "std")) and isinstance(value["checks"].get("parity"), dict)
+    if not sound:
         raise RtsegError(f"{where} is damaged", "export the checkpoint again")
     return Artifact(**value)
+
+
+def numbers(value):
+    """Whether it is a number for each of R, G and B."""
+    return isinstance(value, (list, tuple)) and len(value) == 3 and all(type(number) in (int, float) for number in value)
 
 
 def read_artifact(path):
@@ -69,7 +79,7 @@ def read_artifact(path):
     if files.sha256(path) != artifact.sha256:
         raise RtsegError(f"{path} was changed after it was made: its sha256 is not the one in {sidecar(path).name}",
                          "make it again with rtseg-deploy export")
-    if not artifact.checks.get("parity", {}).get("ok"):
+    if artifact.checks["parity"].get("ok") is not True:
         raise RtsegError(f"{path}: its parity was not proven, so neither its labels nor its speed mean anything",
                          "make it again with rtseg-deploy export")
     return artifact
@@ -80,6 +90,9 @@ def write_artifact(path, fill):
 
     The file gets its name first: without the right sidecar every command refuses it.
     """
+    for goal in (Path(path), sidecar(path)):
+        if goal.is_dir():
+            raise RtsegError(f"{goal} is a folder, and a file of that name is to be written", "choose another name")
     with files.replacing(sidecar(path)) as description, files.replacing(path) as temporary:
         artifact = replace(fill(temporary), sha256=files.sha256(temporary))
         description.write_text(json.dumps(artifact.to_json(), indent=1) + "\n")

@@ -2,6 +2,7 @@
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Column, Table
+from rich.text import Text
 
 from .records import size
 
@@ -25,12 +26,12 @@ def artifact_table(path, artifact):
     for name, row in artifact.checks["parity"]["inputs"].items():
         table.add_row(f"parity, {name}", f"max |Δ| {row['relative']:.1e} of the logits' scale (bar {bar[0]:.0e}), labels equal {row['labels_equal']:.4%}")
     table.add_row("sha256", artifact.sha256)
-    return Group(str(path), table)
+    return Group(Text(str(path), no_wrap=True, overflow="ignore"), table)
 
 
 def side_by_side(title, headings, rows):
     """A table with a column for each thing and a row for each property, which fits a narrow terminal; rows: [(property, values)]."""
-    table = Table("", *(Column(heading, justify="right") for heading in headings), box=SIMPLE_HEAD)
+    table = Table("", *(Column(Text(heading), justify="right") for heading in headings), box=SIMPLE_HEAD)
     for name, values in rows:
         table.add_row(name, *values)
     return Group(title, table)
@@ -53,7 +54,7 @@ def bench_table(benchmarks):
     rows = [("FPS", ["" if f.backend == "null" else f"{s['fps']:,.1f}" for f, s in zip(figures, statistics)])]
     for name in ("mean", "median", "MAD", "p90", "p95", "p99", "min", "max"):
         rows.append((f"{name} ms", [milliseconds(s[f"{name.lower()}_ms"]) for s in statistics]))
-    rows += [("iterations", [str(len(f.seconds)) for f in figures]), ("status", ["[yellow]unstable[/]" if f.warnings else "stable" for f in figures])]
+    rows += [("iterations", [str(len(f.seconds)) for f in figures]), ("status", [Text("unstable", "yellow") if f.warnings else "stable" for f in figures])]
     return side_by_side("Speed: batch 1, host clock around each step, normalised float32 in, the network's output in host memory",
                         [f"{f.artifact['model']} {size(f.resolution)}\n{f.artifact['precision']} {f.artifact['output']}\n{f.backend}" for f in figures], rows)
 
@@ -66,7 +67,7 @@ def remarks(benchmarks):
     """Lines under the table: what makes a figure doubtful, and what limits its meaning."""
     for path, b in benchmarks:
         name = f"{size(b.resolution)} {b.backend}"
-        yield from (f"[yellow]unstable[/]: {name}: {warning}" for warning in b.warnings)
+        yield from (f"unstable: {name}: {warning}" for warning in b.warnings)
         yield from (f"note: {name}: {note}" for note in b.notes)
         yield from (f"{name} and {other}: {share:.3%} of labels equal" for other, share in b.same_labels.items())
         yield f"{name}: {path}"

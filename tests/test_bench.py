@@ -150,6 +150,10 @@ def change_sidecar(path, **changes):
     (lambda path: change_sidecar(path, resolution=[96, -128]), "is damaged"),
     (lambda path: change_sidecar(path, classes="11"), "is damaged"),
     (lambda path: change_sidecar(path, checks=None), "is damaged"),
+    (lambda path: change_sidecar(path, model="../../evil"), "is damaged"),
+    (lambda path: change_sidecar(path, precision="fp8"), "is damaged"),
+    (lambda path: change_sidecar(path, normalisation={}), "is damaged"),
+    (lambda path: change_sidecar(path, weights_bytes=0), "is damaged"),
     (lambda path: change_sidecar(path, sha256="0" * 64), "was changed after it was made"),
     (lambda path: path.unlink(), "no such file"),
 ])

@@ -126,3 +126,34 @@ def test_junk_is_one_line(junk, head, tmp_path):
 def test_no_such_file(tmp_path):
     with pytest.raises(RtsegError, match="No such file"):
         checkpoints.load(tmp_path / "none.pth")
+
+
+def test_two_keys_for_one_tensor_are_refused(weights, tmp_path):
+    state = {key.removeprefix("module."): value for key, value in weights.items()}
+    state["stem.0.weight"] = torch.randn_like(state["l1.0.weight"])  # our own name for l1.0.weight
+    with pytest.raises(RtsegError, match="1 extra"):
+        load(state, tmp_path)
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda v: v.to(torch.complex64), "holds complex64"), (lambda v: v.to(torch.int32), "holds int32"), (lambda v: v.to_sparse(), "dense"),
+])
+def test_unusual_tensors_are_refused_by_name(weights, tmp_path, change, words):
+    state = dict(weights)
+    state["module.l1.0.weight"] = change(state["module.l1.0.weight"])
+    with pytest.raises(RtsegError, match=f"l1.0.weight.*{words}"):
+        load(state, tmp_path)
+
+
+def test_a_variance_below_zero_is_refused(weights, tmp_path):
+    state = {key: value.clone() for key, value in weights.items()}
+    state["module.l1.1.running_var"][0] = -1
+    with pytest.raises(RtsegError, match="variance below zero"):
+        load(state, tmp_path)
+
+
+def test_a_wrapper_that_holds_itself_ends():
+    loop = {}
+    loop["net"] = loop
+    with pytest.raises(RtsegError, match="holds no weights"):
+        checkpoints.tensors(loop)

@@ -95,6 +95,8 @@ BAD = {
     "another network": (saved(lambda: {"layer.weight": torch.ones(3)}), EXPORT, 1, "the nearest is"),
     "one number": (lambda p: p.write_bytes(demo.CHECKPOINT.read_bytes()), [*EXPORT[:-1], "100"], 2, "is not HEIGHTxWIDTH"),
     "another suffix": (lambda p: p.write_bytes(demo.CHECKPOINT.read_bytes()), ["export", "in", "-o", "in", "--resolution", "96x128"], 2, ".onnx"),
+    "onto itself": (lambda p: p.with_name("in.onnx").write_bytes(demo.CHECKPOINT.read_bytes()),
+                    ["export", "in.onnx", "-o", "in.onnx", "--resolution", "96x128"], 2, "would overwrite"),
     "zero": (lambda p: p.write_bytes(demo.CHECKPOINT.read_bytes()), [*EXPORT[:-1], "0x128"], 2, "is not HEIGHTxWIDTH"),
     "negative": (lambda p: p.write_bytes(demo.CHECKPOINT.read_bytes()), [*EXPORT[:-1], "-4x128"], 2, "is not HEIGHTxWIDTH"),
     "enormous": (lambda p: p.write_bytes(demo.CHECKPOINT.read_bytes()), [*EXPORT[:-1], "999999x999999"], 2, "is not HEIGHTxWIDTH"),
@@ -137,6 +139,11 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     _, err = run("export", demo.CHECKPOINT, "-o", tmp_path / "file/net.onnx", "--resolution", "64x64", status=1)
     assert "file" in err.splitlines()[-1]
+
+
+def test_names_are_printed_as_they_are(artifact, tmp_path):
+    out, _ = run("bench", artifact, "--backend", "null", "-n", 5, "-o", "res[v2]", cwd=tmp_path)
+    assert "res[v2]/sgcpnet-96x128" in out and list((tmp_path / "res[v2]").iterdir())
 
 
 def test_a_fault_of_ours_is_one_line_too():
