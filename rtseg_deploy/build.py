@@ -22,10 +22,11 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=lambda step
     precision = "fp16" if fp16 else artifact.precision
     goal = Path(root, target.name, f"{Path(path).stem}.{precision}.engine")
     with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
-        graph, parity = Path(path).resolve(), artifact.checks["parity"]
+        graph, parity, weights_bytes = Path(path).resolve(), artifact.checks["parity"], artifact.weights_bytes
         if precision != artifact.precision:
             tell("converting to FP16 and proving it", None)
             graph, parity = in_fp16(graph, artifact, Path(folder, "fp16.onnx"))
+            weights_bytes //= 2     # but for a few sizes of Resize all of it is float32
         job = {"action": "build", "runtime": "tensorrt_rtx", "onnx": str(graph), "precision": precision, "compute_capability": target.compute_capability}
 
         def fill(temporary):
@@ -35,10 +36,11 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=lambda step
                 plan.replace(temporary)
             built = {name: result[name] for name in ("layers", "bytes", "build_seconds", "messages")}
             return replace(
-                artifact, kind="engine", precision=precision, target=target.name, parent={"file": str(path), "sha256": artifact.sha256},
+                artifact, kind="engine", precision=precision, weights_bytes=weights_bytes, target=target.name,
+                parent={"file": str(path), "sha256": artifact.sha256},
                 checks={**artifact.checks, "parity": parity, **built, "run_on_device": False},
                 versions={**artifact.versions, result["runtime"]: result["version"]},
-                warnings=artifact.warnings + size_warning(precision, result["bytes"], artifact.weights_bytes, target))
+                warnings=artifact.warnings + size_warning(precision, result["bytes"], weights_bytes, target))
 
         return goal, write_artifact(goal, fill)
 

@@ -16,7 +16,7 @@ def measure(subject, resolutions, backends, iterations, image=None, threads=None
     if Path(subject).suffix not in (".onnx", ".engine"):
         if not resolutions:
             raise RtsegError(f"{subject} has no size of its own", "add --resolution HxW")
-        return exported_and_timed(lambda checkpoints: checkpoints.load(subject) if Path(subject).exists() else checkpoints.seeded(subject),
+        return exported_and_timed(lambda checkpoints: checkpoints.load(subject) if Path(subject).is_file() else checkpoints.seeded(subject),
                                   resolutions, {}, rest)
     artifact = read_artifact(subject)
     done = []

@@ -1,8 +1,8 @@
 """Proof that an ONNX graph is the network that was trained: ONNX Runtime against PyTorch, on three inputs.
 
 The bars were set by planting faults in the trained SGCPNet (tests/test_proof.py). In fractions of the logits' scale: correct FP32 graphs
-depart by 2e-6 to 2e-5; one convolution's bias dropped by 1.5e-2 or more; an epsilon of 1e-3 for 1e-5 in one BatchNorm of eleven tried by
-1e-4 to 2e-1, but by 1e-5 in a layer whose variance is so large that it hardly matters. FP16 graphs depart by up to 1.3e-2.
+depart by 2e-6 to 2e-5; one convolution's bias dropped by 7e-3 or more; an epsilon of 1e-3 for 1e-5, or the reverse, in one of the 71
+BatchNorms by 1e-4 to 2e-1, except in nine whose variance is so large that it hardly matters. FP16 graphs depart by up to 1.3e-2.
 """
 import re
 from collections.abc import Callable
@@ -60,7 +60,8 @@ def agreement(reference, found, labels):
     The largest difference, the same as a fraction of the reference's standard deviation, and the share of equal labels.
     """
     wanted = reference.argmax(1)
-    if found.shape != reference.shape or labels.shape != wanted.shape or not np.isfinite(found).all():
+    flat = not reference.std() > 0  # a network that says the same of every pixel proves nothing
+    if flat or found.shape != reference.shape or labels.shape != wanted.shape or not np.isfinite(found).all():
         return {"max_abs": float("inf"), "relative": float("inf"), "labels_equal": 0.0}
     largest = float(np.abs(reference - found).max())
     return {"max_abs": largest, "relative": largest / max(float(reference.std()), 1e-12), "labels_equal": float((wanted == labels).mean())}
