@@ -187,6 +187,14 @@ def test_fp16_without_a_layer_in_fp16_is_refused(python, build, version):
     assert engine is None
 
 
+@pytest.mark.parametrize("kind", ["CAST", "CONSTANT", "SHUFFLE"])
+@pytest.mark.parametrize("version", ["11.1", "rtx"])
+def test_a_cast_to_fp16_makes_no_fp16_engine(build, version, kind):
+    layers = [["conv1", "FLOAT"], ["mover", "HALF"], ["conv2", "FLOAT"]]
+    result, engine = build(sys.executable, version, {"layers": layers, "kinds": {"mover": kind}}, precision="fp16")
+    assert not result["ok"] and "FP16" in result["error"] and engine is None
+
+
 def test_compute_capability_is_set_ahead_of_time(python, build):
     result, engine = build(python, "rtx", {"layers": MIXED}, compute_capability="7.5")
     assert result["ok"], result

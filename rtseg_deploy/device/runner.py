@@ -338,10 +338,16 @@ def parser_errors(parser):
 
 
 def layer_types(trt, network):
-    """How many layers compute in FP16, and the names of those in FP32, by the types in the parsed network."""
+    """How many layers compute in FP16, and the names of those in FP32, by the types in the parsed network.
+
+    Casts, constants and shuffles compute nothing: one of them in FP16 makes no FP16 network.
+    """
+    movers = [getattr(trt.LayerType, name) for name in ("CAST", "CONSTANT", "SHUFFLE", "IDENTITY") if hasattr(trt.LayerType, name)]
     half, single = 0, []
     for i in range(network.num_layers):
         layer = network.get_layer(i)
+        if layer.type in movers:
+            continue
         kinds = [layer.get_output(n).dtype for n in range(layer.num_outputs)]
         if trt.DataType.HALF in kinds:
             half += 1

@@ -2,6 +2,7 @@
 
 The fake ONNX file is JSON text:
   layers        [[name, type of its output: FLOAT, HALF, INT32], ...]
+  kinds         {name: CAST, CONSTANT, ...}; a layer that is not in it is a CONVOLUTION
   parse_errors  what the parser complains about
   fail          what the builder complains about
   ignore_fp16   true: a weakly typed builder leaves all in FP32, as it may
@@ -210,6 +211,7 @@ class INetworkDefinition:
 
 class ILayer:
     name = property(lambda self: self._state["name"])
+    type = property(lambda self: self._state["layer_kind"])
     num_outputs = property(lambda self: 1)
 
     def get_output(self, index):
@@ -249,7 +251,9 @@ class OnnxParser:
             self._state["logger"].log(self._trt.ILogger.ERROR, error)
         if not errors:
             network["graph"] = graph
-            network["layers"] = [new(self._trt.ILayer, name=name, dtype=self._trt.DataType[kind]) for name, kind in graph["layers"]]
+            kinds = graph.get("kinds", {})
+            network["layers"] = [new(self._trt.ILayer, name=name, dtype=self._trt.DataType[kind], layer_kind=self._trt.LayerType[kinds.get(name, "CONVOLUTION")])
+                                 for name, kind in graph["layers"]]
         return not errors
 
 
