@@ -90,7 +90,7 @@ def doubts(seconds):
     return found
 
 
-def bench(path, backends, iterations, image=None, threads=None, results="results", tell=lambda step, done: None):
+def bench(path, backends, iterations, image=None, threads=None, results="results", own=None, tell=lambda step, done: None):
     """Time one artifact on each backend, in order; returns [(result file, Benchmark)]. Every figure is on disk as soon as it is done."""
     artifact = read_artifact(path)
     if artifact.kind != "onnx":
@@ -99,7 +99,7 @@ def bench(path, backends, iterations, image=None, threads=None, results="results
     done, first = [], None
     for backend in backends:
         title = f"{artifact.model} {size(artifact.resolution)} {backend}"
-        job = {**launch.on_backend("time", path, artifact, backend, threads), "iterations": iterations}
+        job = {**launch.on_backend("time", path, artifact, backend, threads, own), "iterations": iterations}
         result, (labels,) = launch.run(job, launch.BACKENDS, [array],
                                        lambda step, share, title=title: tell(f"{title}: {step}", share))
         same = {}
@@ -113,11 +113,14 @@ def bench(path, backends, iterations, image=None, threads=None, results="results
 
 
 def picture(artifact, image):
-    """(normalised input, what it is called): an image, or seeded noise; never zeros, which some hardware runs faster."""
-    if image is None:
-        return np.random.default_rng(0).standard_normal((1, 3, *artifact.resolution), np.float32), "noise, seed 0"
-    pixels = images.resized(images.read(image), artifact.resolution)
-    return images.normalised(pixels, artifact.normalisation), f"{image} sha256 {files.sha256(image)}"
+    """(input, what it is called): an image, or seeded noise; never zeros, which some hardware runs faster."""
+    rng = np.random.default_rng(0)
+    if image is not None:
+        pixels = images.resized(images.read(image), artifact.resolution)
+        return images.fed(pixels, artifact.input, artifact.normalisation), f"{image} sha256 {files.sha256(image)}"
+    if artifact.input == "normalised":
+        return rng.standard_normal((1, 3, *artifact.resolution), np.float32), "noise, seed 0"
+    return images.fed(rng.integers(0, 256, (*artifact.resolution, 3), np.uint8), artifact.input, None), "noise, seed 0"
 
 
 def write(benchmark, folder):

@@ -52,7 +52,8 @@ def in_fp16(graph, artifact, goal):
 
     model = onnx.load(graph)
     runner = proof.session(proof.with_outputs(model, [proof.logits_name(model)]))
-    half, parity = fp16.convert(model, lambda x: runner.run(None, {"input": x})[0], artifact.resolution, artifact.normalisation)
+    inputs = proof.pictures(artifact.resolution, artifact.normalisation, artifact.input)
+    half, parity = fp16.convert(model, lambda picture: runner.run(None, {"input": picture.fed})[0], inputs)
     files.write(goal, half.SerializeToString())
     return goal, parity
 

@@ -129,61 +129,152 @@ def cli(context):
 
 @cli.command()
 @click.option("--resolution", type=Size(), default="512x1024", show_default=True, help="Size to count at.")
+@click.option("--dialects", is_flag=True, help="List the public implementations whose checkpoints load, and what each means by them.")
+@click.option("--papers", is_flag=True, help="Compare with the papers' figures, each counted its paper's way.")
+@click.option("--markdown", is_flag=True, help="Print a table for a document.")
 @as_json
-def models(resolution, as_json):
-    """List the networks: parameters, multiply-accumulates, and whose checkpoints are known.
+def models(resolution, dialects, papers, markdown, as_json):
+    """List the networks: parameters, multiply-accumulates, memory, and whose checkpoints are known.
 
     \b
     Example:
       rtseg-deploy models --resolution 1024x2048
+      rtseg-deploy models --dialects
+      rtseg-deploy models --papers --markdown
     """
-    from .complexity import complexity
-    from .models import networks
+    from . import listing
 
-    rows = [(network, complexity(network, resolution)) for network in networks().values()]
+    with progress() as tell:
+        headings, rows = listing.dialects() if dialects else listing.papers(tell) if papers else listing.networks(resolution, tell)
+    print_rows(headings, rows, markdown, as_json)
+
+
+def print_rows(headings, rows, markdown, as_json):
+    """Rows of values under headings: as JSON objects, as a document's table, or as the terminal's."""
+    from .report import markdown_table, plain_table
+
     if as_json:
-        click.echo(json.dumps([{"name": n.name, "paper": n.paper, "stride": n.stride, "multiple": n.multiple, "resolution": resolution, **count,
-                                "dialects": [{"name": d.name, "source": d.source} for d in n.dialects]} for n, count in rows], indent=1))
+        click.echo(json.dumps([dict(zip(headings, row)) for row in rows], indent=1))
+    elif markdown:
+        click.echo(markdown_table(headings, rows))
     else:
-        from .report import networks_table
-        show(networks_table(rows, resolution))
+        show(plain_table(headings, rows))
 
 
 @cli.command()
 @click.argument("checkpoint", type=click.Path(exists=True, dir_okay=False))
+@click.option("--model", help="Compare with this network only.")
+@click.option("--dialect", help="Compare with this implementation only.")
+@as_json
+def inspect(checkpoint, model, dialect, as_json):
+    """Say what a checkpoint is, without exporting it: network, implementation, classes, arithmetic; or how near it comes to one.
+
+    \b
+    Example:
+      rtseg-deploy inspect weights.pth
+    """
+    with progress() as tell:
+        tell("loading PyTorch and the checkpoint", None)
+        from .inspection import inspect as look
+
+        found = look(checkpoint, model, dialect)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    else:
+        from .report import inspection_table
+        show(inspection_table(found))
+    sys.exit(0 if found["network"] else 1)
+
+
+@cli.command()
+@click.argument("checkpoint", required=False, type=click.Path(exists=True, dir_okay=False))
 @click.option("-o", "--output-file", "path", required=True, type=click.Path(dir_okay=False), help="Where the ONNX file goes; its sidecar is put beside it.")
 @click.option("--resolution", type=Size(), required=True, help="Input size, height first.")
-@click.option("--model", help="A name from `rtseg-deploy models`; found by fit if not given.")
+@click.option("--model", help="A name from `rtseg-deploy models`, found by fit if not given; or package.module:factory, a network of your own.")
+@click.option("--dialect", help="A name from `rtseg-deploy models --dialects`; found by fit if not given.")
 @click.option("--opset", type=int, default=17, show_default=True, help="13 for TensorRT 8.2 (Jetson TX2), 17 for 8.6, any newer.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True, help="fp16 keeps float32 input and output.")
-@click.option("--output", type=click.Choice(["logits", "labels"]), default="logits", show_default=True, help="Both at the input's size.")
+@click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True, help="fp16 keeps the types of input and output.")
+@click.option("--input", "input_", type=click.Choice(["normalised", "rgb8", "rgb8-nchw"]), default="normalised", show_default=True,
+              help="normalised: 1x3xHxW float32. rgb8: HxWx3 uint8 straight from the camera, the normalisation in the graph; rgb8-nchw: 1x3xHxW.")
+@click.option("--output", type=click.Choice(["logits", "labels", "native"]), default="logits", show_default=True,
+              help="logits and labels at the input's size; native: the network's own logits, 1/8 for most.")
 @click.option("--classes", default="", help="Class set (camvid, cityscapes) or number of classes, to be checked; found by the head if not given.")
+@click.option("--normalisation", type=click.Choice(["imagenet", "cityscapes", "coco", "ade20k", "none"]), default="imagenet", show_default=True,
+              help="Of a network of your own; every known implementation has its own.")
 @as_json
-def export(checkpoint, path, resolution, model, opset, precision, output, classes, as_json):
+def export(checkpoint, path, resolution, model, dialect, opset, precision, input_, output, classes, normalisation, as_json):
     """Turn a checkpoint into an ONNX file: BatchNorm folded, proven equal to PyTorch, described by a sidecar.
+
+    Without a checkpoint, --model gets random weights, which are good for speed and size.
 
     \b
     Example:
       rtseg-deploy export weights.pth -o net.onnx --resolution 1024x2048
+      rtseg-deploy export weights.pth -o net.onnx --resolution 512x1024 --model mypackage.net:build
+      rtseg-deploy export --model ddrnet-39 -o ddrnet.onnx --resolution 1024x1024
     """
     if not path.endswith(".onnx"):
         raise click.BadParameter(f"{path!r} does not end in .onnx", param_hint="'-o'")
-    if os.path.realpath(checkpoint) in (os.path.realpath(path), os.path.realpath(f"{path}.json")):
+    if checkpoint and os.path.realpath(checkpoint) in (os.path.realpath(path), os.path.realpath(f"{path}.json")):
         raise click.BadParameter(f"{path!r} would overwrite the checkpoint", param_hint="'-o'")
+    if not (checkpoint or model):
+        raise click.UsageError("name a CHECKPOINT, or a --model for random weights")
     need(*need_export)
     with progress() as tell:
         tell("loading PyTorch and the checkpoint", None)
-        from . import checkpoints
         from .export import export as export_trained
 
-        trained = checkpoints.load(checkpoint, model)
-        artifact = export_trained(trained, path, resolution, opset, precision, output, class_set(classes, trained.classes), tell)
+        trained = trained_network(checkpoint, model, dialect, normalisation, classes)
+        artifact = export_trained(trained, path, resolution, opset, precision, output, input_, class_set(classes, trained.classes), tell)
+    tell_artifact(path, artifact, as_json)
+
+
+def trained_network(checkpoint, model, dialect, normalisation, classes):
+    """What export is asked for: a checkpoint's network, one of the user's own, or one of the registry with random weights."""
+    from . import checkpoints, own
+
+    if own.is_own(model):
+        return own.load(model, checkpoint, normalisation)
+    if checkpoint:
+        return checkpoints.load(checkpoint, model, dialect)
+    return checkpoints.seeded(model, int(classes) if classes.isdecimal() else 19)
+
+
+def tell_artifact(path, artifact, as_json):
+    """Print what was made."""
     warn(artifact.warnings)
     if as_json:
         click.echo(json.dumps({"file": path, **artifact.to_json()}, indent=1))
     else:
         from .report import artifact_table
         show(artifact_table(path, artifact))
+
+
+@cli.command()
+@click.argument("model", metavar="FILE.onnx", type=click.Path(exists=True, dir_okay=False))
+@click.option("-o", "--output-file", "path", required=True, type=click.Path(dir_okay=False), help="Where the adopted file goes, its sidecar beside it.")
+@click.option("--resolution", type=Size(), help="For a graph whose height and width are free.")
+@click.option("--normalisation", type=click.Choice(["imagenet", "cityscapes", "coco", "ade20k", "none"]), required=True,
+              help="What the network was trained to see; nothing in the file says it.")
+@click.option("--classes", default="", help="Class set (camvid, cityscapes), to be checked.")
+@as_json
+def adopt(model, path, resolution, normalisation, classes, as_json):
+    """Take in an ONNX file from elsewhere: checked, cleaned, folded, proven equal to the original, described by a sidecar.
+
+    \b
+    Example:
+      rtseg-deploy adopt theirs.onnx -o net.onnx --normalisation imagenet
+    """
+    if not path.endswith(".onnx"):
+        raise click.BadParameter(f"{path!r} does not end in .onnx", param_hint="'-o'")
+    if os.path.realpath(model) in (os.path.realpath(path), os.path.realpath(f"{path}.json")):
+        raise click.BadParameter(f"{path!r} would overwrite the original", param_hint="'-o'")
+    need("onnx", "onnx_graphsurgeon", "polygraphy", "onnxruntime")
+    with progress() as tell:
+        from .adopt import adopt as take_in
+
+        artifact = take_in(model, path, normalisation, resolution, classes, tell)
+    tell_artifact(path, artifact, as_json)
 
 
 def class_set(claimed, found):
@@ -231,10 +322,11 @@ def build_engine(model, target, fp16, engines, as_json):
               help="Repeat to compare: onnxruntime-cpu, torch-eager, null.")
 @click.option("--image", type=click.Path(exists=True, dir_okay=False), help="Input instead of seeded noise.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="All processors if not given.")
+@click.option("--dialect", help="Of a checkpoint that fits two.")
 @click.option("-o", "--results", default="results", show_default=True, type=click.Path(file_okay=False), help="Where result files go.")
 @as_json
-def bench(subject, resolutions, iterations, backends, image, threads, results, as_json):
-    """Time a network: an exported file, or a name from `rtseg-deploy models` (random weights) or a checkpoint, exported first.
+def bench(subject, resolutions, iterations, backends, image, threads, dialect, results, as_json):
+    """Time a network: an exported file, or a checkpoint, a name from `rtseg-deploy models` (random weights) or a package.module:factory, exported first.
 
     Exit status 3 says that the figure was measured but is unstable; why is printed.
 
@@ -249,7 +341,7 @@ def bench(subject, resolutions, iterations, backends, image, threads, results, a
     for backend in backends:
         known.find(backend)
     with progress() as tell:
-        done = measure(subject, resolutions, backends, iterations, image, threads, results, tell)
+        done = measure(subject, resolutions, backends, iterations, image, threads, results, dialect, tell)
     if as_json:
         click.echo(json.dumps([{"file": str(path), **benchmark.to_json(samples=False)} for path, benchmark in done], indent=1))
     else:

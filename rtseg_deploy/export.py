@@ -16,44 +16,52 @@ OPSETS = range(13, 24)              # what the tracing exporter of torch 2.13 wr
 DEFAULT_OPSET = 17                  # TensorRT 8.6 and everything newer; 13 for TensorRT 8.2
 
 
-def export(trained, path, resolution, opset=DEFAULT_OPSET, precision="fp32", output="logits", class_set="", tell=lambda step, done: None):
+def export(trained, path, resolution, opset=DEFAULT_OPSET, precision="fp32", output="logits", input="normalised", class_set="",
+           tell=lambda step, done: None):
     """Write the artifact and its sidecar; returns the Artifact.
 
-    resolution: (height, width). tell(step, fraction done) is called as it goes.
+    resolution: (height, width). output, input: see records.Artifact. tell(step, fraction done) is called as it goes.
     Raises RtsegError, with nothing written, for a size that the network cannot take or a graph that is not the network.
     """
     names = facts.class_set(class_set, trained.classes)
-    refuse_size(trained.network, resolution)
+    refuse_size(trained, resolution)
     if opset not in OPSETS:
         raise RtsegError(f"opset {opset} cannot be written", f"choose one from {OPSETS.start} to {OPSETS.stop - 1}")
-    net = deployed(trained, output, opset)
+    net = deployed(trained, output, opset, input)
     normalisation = asdict(trained.normalisation)
 
     tell("tracing the network", 0.0)
-    raw = trace(net, resolution, opset)
+    inputs = proof.pictures(resolution, normalisation, input)
+    raw = trace(net, torch.from_numpy(inputs["street"].fed), opset)
     tell("folding BatchNorm", 0.15)
     model, fold = passes.optimise(raw)
     tell("proving it against PyTorch", 0.3)
-    parity = prove(net, raw, model, resolution, normalisation)
+    parity = prove(net, raw, model, inputs)
     if precision == "fp16":
         tell("converting to FP16 and proving it", 0.7)
-        model, parity = fp16.convert(model, reference(net), resolution, normalisation)
+        model, parity = fp16.convert(model, reference(net), inputs)
 
     artifact = Artifact(
-        kind="onnx", model=trained.network.name, dialect=trained.dialect, classes=trained.classes, class_set=names.name,
-        resolution=tuple(resolution), precision=precision, output=output, normalisation=normalisation, opset=opset,
+        kind="onnx", model=trained.network.name, dialect=trained.dialect.name, classes=trained.classes, class_set=names.name,
+        resolution=tuple(resolution), precision=precision, input=input, output=output, normalisation=normalisation, opset=opset,
         weights_bytes=weights_bytes(model), parent=trained.parent, checks={"fold": fold, "parity": parity}, versions=versions(),
-        warnings=portrait_warning(resolution) + old_parser_warning(model))
+        warnings=seed_warning(trained) + portrait_warning(resolution) + old_parser_warnings(model))
     tell("writing", 0.95)
     return write_artifact(path, lambda temporary: (temporary.write_bytes(model.SerializeToString()), artifact)[1])
 
 
-def refuse_size(network, resolution):
-    """Raise RtsegError for a size that the network cannot take."""
-    if not network.takes(resolution):
-        near = tuple(max(1, round(side / network.multiple)) * network.multiple for side in resolution)
-        raise RtsegError(f"{network.name} takes heights and widths that are multiples of {network.multiple}, not {size(resolution)}",
+def refuse_size(trained, resolution):
+    """Raise RtsegError for a size that the network, or the implementation that trained it, cannot take."""
+    network, dialect = trained.network, trained.dialect
+    if not network.takes(resolution, dialect):
+        grid = network.grid(dialect)
+        near = tuple(max(1, round(side / grid)) * grid for side in resolution)
+        raise RtsegError(f"{network.name} ({dialect.name}) takes heights and widths that are multiples of {grid}, not {size(resolution)}",
                          f"the nearest: --resolution {size(near)}")
+
+
+def seed_warning(trained):
+    return ("random weights: good for speed and size, its labels mean nothing",) if "seed" in trained.parent else ()
 
 
 def portrait_warning(resolution):
@@ -63,28 +71,31 @@ def portrait_warning(resolution):
     return (f"{size(resolution)} is taller than wide, and street images are wide: sizes are HEIGHTxWIDTH; did you mean {width}x{height}?",)
 
 
-def old_parser_warning(model):
-    """From opset 18 on, ReduceMean's axes are an input, which TensorRT 8 ignores without a word: it reduces every axis."""
-    if not any(node.op_type == "ReduceMean" and len(node.input) > 1 for node in model.graph.node):
-        return ()
-    return ("opset 18 and newer give ReduceMean its axes as an input, which TensorRT 8 ignores: for a GTX 1080 Ti use --opset 17, for a Jetson TX2 13",)
+def old_parser_warnings(model):
+    """What an older TensorRT misreads without a word, or does not take."""
+    opset = model.opset_import[0].version
+    found = []
+    if any(node.op_type == "ReduceMean" and len(node.input) > 1 for node in model.graph.node):
+        found.append("opset 18 and newer give ReduceMean its axes as an input, which TensorRT 8 ignores: for a GTX 1080 Ti use --opset 17, for a Jetson TX2 13")
+    if opset < 14 and model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8:
+        found.append("TensorRT 8.2 (Jetson TX2) takes no uint8 input: for it, leave --input at normalised")
+    return tuple(found)
 
 
-def trace(net, resolution, opset):
-    """The raw graph, every BatchNorm still in it. Raises RtsegError where the network fails at that size.
+def trace(net, x, opset):
+    """The raw graph, every BatchNorm still in it. Raises RtsegError where the network fails on that input.
 
     torch's tracing exporter: the other one writes opset 18 whatever it is asked for, whose ReduceMean old parsers misread.
     PRESERVE keeps the exporter from folding BatchNorm itself, unreported.
     """
     buffer = io.BytesIO()
-    x = torch.zeros(1, 3, *resolution)
     try:
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(net, (x,), buffer, dynamo=False, opset_version=opset, training=torch.onnx.TrainingMode.PRESERVE,
                               input_names=["input"], output_names=["output"])
-    except (RuntimeError, ValueError) as error:
-        raise RtsegError(f"the network cannot take {size(resolution)}: {str(error).splitlines()[0]}") from None
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise RtsegError(f"the network cannot take {'x'.join(map(str, x.shape))}: {str(error).splitlines()[0]}") from None
     model = onnx.load_from_string(buffer.getvalue())
     if model.opset_import[0].version != opset:
         raise RtsegError(f"torch wrote opset {model.opset_import[0].version} for {opset}", "report this with the version of torch")
@@ -92,18 +103,18 @@ def trace(net, resolution, opset):
 
 
 def reference(net):
-    """input array -> PyTorch's logits at the input's size."""
-    def logits(x):
+    """Picture -> PyTorch's logits, at the size of the output that was asked for, from the normalised image."""
+    def logits(picture):
         with torch.inference_mode():
-            return net.logits(torch.from_numpy(x)).numpy()
+            return net.logits(torch.from_numpy(picture.normalised)).numpy()
     return logits
 
 
-def prove(net, raw, model, resolution, normalisation):
+def prove(net, raw, model, inputs):
     """The parity report of the folded graph. Raises RtsegError naming the first tensor that departs."""
-    parity = proof.against(model, reference(net), resolution, normalisation, "fp32")
+    parity = proof.against(model, reference(net), inputs, "fp32")
     if not parity["ok"]:
-        x = proof.pictures(resolution, normalisation)[parity["worst"]]
+        x = inputs[parity["worst"]].fed
         bar = proof.BARS["fp32"][0]
         where = proof.first_departure(raw, model, x, bar) or proof.first_departure_from_torch(net, raw, x, bar)
         proof.refuse(parity, f"the folded graph is not the network that was trained; the first tensor that departs is {where or 'the output'}")

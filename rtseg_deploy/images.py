@@ -17,6 +17,13 @@ def normalised(pixels, normalisation):
     return np.ascontiguousarray(((pixels.astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1)[None])
 
 
+def fed(pixels, kind, normalisation):
+    """H x W x 3 uint8 RGB -> what an artifact with that kind of input takes (records.Artifact.input)."""
+    if kind == "normalised":
+        return normalised(pixels, normalisation)
+    return np.ascontiguousarray(pixels if kind == "rgb8" else pixels.transpose(2, 0, 1)[None])
+
+
 def read(path):
     """H x W x 3 uint8 RGB, turned as the camera says. Raises RtsegError."""
     try:

@@ -20,13 +20,16 @@ BACKENDS = ["-m", "rtseg_deploy.backends"]          # every other runtime
 POLL_SECONDS = 0.5                                  # a waiting parent must not take time from what is timed
 
 
-def on_backend(action, path, artifact, backend, threads=None):
-    """The job that asks a backend to infer or time an artifact; threads: all of this process's processors if not given."""
+def on_backend(action, path, artifact, backend, threads=None, own=None):
+    """The job that asks a backend to infer or time an artifact; threads: all of this process's processors if not given.
+
+    own: the arguments of own.load, for a network that only its own code can build.
+    """
     parent = dict(artifact.parent)
     if "file" in parent:
         parent["file"] = str(Path(parent["file"]).resolve())
     return {"action": action, "backend": backend, "environment": getattr(backends.find(backend), "ENVIRONMENT", {}),
-            "artifact": str(Path(path).resolve()), "described": {**artifact.to_json(), "parent": parent}, "threads": threads or cpus()}
+            "artifact": str(Path(path).resolve()), "described": {**artifact.to_json(), "parent": parent}, "threads": threads or cpus(), "own": own}
 
 
 def cpus():
@@ -37,7 +40,7 @@ def cpus():
 def run(job, worker, arrays=(), tell=lambda step, done: None):
     """(result, labels of each array). Raises RtsegError with the worker's error and fix.
 
-    arrays: normalised 1 x 3 x H x W float32 inputs. tell(step, fraction done or None) is called while it runs.
+    arrays: inputs as the artifact takes them. tell(step, fraction done or None) is called while it runs.
     """
     import numpy as np
 

@@ -17,7 +17,7 @@ def predict(path, paths, folder, backend="onnxruntime-cpu", tell=lambda step, do
         raise RtsegError(f"{path} is an engine for {artifact.target}; running engines is not built yet", "use the ONNX file it was made from")
     refuse_same_names(paths)
     pictures = [images.read(image) for image in paths]
-    arrays = [images.normalised(images.resized(pixels, artifact.resolution), artifact.normalisation) for pixels in pictures]
+    arrays = [images.fed(images.resized(pixels, artifact.resolution), artifact.input, artifact.normalisation) for pixels in pictures]
     _, labels = launch.run(launch.on_backend("infer", path, artifact, backend), launch.BACKENDS, arrays, tell)
     if any(found is None for found in labels):
         raise RtsegError(f"backend {backend} computes no labels", "use another --backend")

@@ -6,6 +6,7 @@ BatchNorms by 1e-4 to 2e-1, except in nine whose variance is so large that it ha
 """
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -18,15 +19,26 @@ from .errors import RtsegError, need
 BARS = {"fp32": [1e-4, 0.9999], "fp16": [5e-2, 0.99]}
 
 
-def pictures(resolution, normalisation):
-    """Name -> 1 x 3 x H x W float32: seeded noise, a street, and pixels that are only black or white in each channel."""
+@dataclass(frozen=True)
+class Picture:
+    """One input of the proof: as the graph takes it, and normalised as the network was trained to see it."""
+    fed: np.ndarray
+    normalised: np.ndarray
+
+
+def pictures(resolution, normalisation, kind="normalised"):
+    """Name -> Picture: seeded noise, a street, and pixels that are only black or white in each channel. kind: records.Artifact.input."""
     height, width = resolution
     rng = np.random.default_rng(2026)
+    noise = rng.standard_normal((1, 3, height, width), np.float32)
     street = images.resized(images.read(images.STREET), resolution)
     blocks = rng.integers(0, 2, (-(-height // 4), -(-width // 4), 3), np.uint8) * 255
     extremes = blocks.repeat(4, 0).repeat(4, 1)[:height, :width]
-    return {"noise": rng.standard_normal((1, 3, height, width), np.float32),
-            "street": images.normalised(street, normalisation), "extremes": images.normalised(extremes, normalisation)}
+    pixels = {"street": street, "extremes": extremes}
+    if kind != "normalised":
+        pixels["noise"] = np.clip(127.5 + 64 * noise[0].transpose(1, 2, 0), 0, 255).astype(np.uint8)
+    found = {name: Picture(images.fed(p, kind, normalisation), images.normalised(p, normalisation)) for name, p in pixels.items()}
+    return {"noise": Picture(noise, noise), **found}
 
 
 def session(model):
@@ -72,16 +84,16 @@ def good(row, precision):
     return row["relative"] <= most and row["labels_equal"] >= least
 
 
-def against(model, reference: Callable, resolution, normalisation, precision):
-    """Compare a model's logits, and its labels where it ends in labels, with `reference(input)` on every picture.
+def against(model, reference: Callable, inputs, precision):
+    """Compare a model's logits, and its labels where it ends in labels, with `reference(Picture)` on every one of `inputs` (see pictures).
 
     Returns {"ok", "bar", "inputs": {picture: agreement}, "worst": picture}.
     """
     runner = session(with_outputs(model, list(dict.fromkeys([logits_name(model), model.graph.output[0].name]))))
     rows = {}
-    for name, x in pictures(resolution, normalisation).items():
-        logits, *labels = runner.run(None, {"input": x})
-        rows[name] = agreement(reference(x), logits.astype(np.float32, copy=False), labels[0] if labels else logits.argmax(1))
+    for name, picture in inputs.items():
+        logits, *labels = runner.run(None, {"input": picture.fed})
+        rows[name] = agreement(reference(picture), logits.astype(np.float32, copy=False), labels[0] if labels else logits.argmax(1))
     return {"ok": all(good(row, precision) for row in rows.values()), "bar": BARS[precision], "inputs": rows,
             "worst": max(rows, key=lambda name: rows[name]["relative"])}
 
@@ -141,7 +153,7 @@ def onnx_scope(module, path):
     return scope
 
 
-def refuse_overflow(model, resolution, normalisation, limit):
+def refuse_overflow(model, inputs, limit):
     """Raise RtsegError naming the node if a tensor of the FP32 model passes `limit` on one of the pictures.
 
     ONNX Runtime on a CPU computes FP16 graphs in FP32, so an overflow would show only on the device.
@@ -157,8 +169,8 @@ def refuse_overflow(model, resolution, normalisation, limit):
         copy.graph.node.append(helper.make_node("ReduceMax", [peak + "_abs"], [peak], keepdims=0))
     copy.graph.output.extend(helper.make_tensor_value_info(peak, TensorProto.FLOAT, []) for peak in peaks.values())
     runner = session(copy)
-    for picture, x in pictures(resolution, normalisation).items():
-        for name, peak in zip(peaks, runner.run(list(peaks.values()), {"input": x})):
+    for picture, x in inputs.items():
+        for name, peak in zip(peaks, runner.run(list(peaks.values()), {"input": x.fed})):
             if not peak <= limit:
                 node = producer[name]
                 raise RtsegError(f"{node.name} ({node.op_type}) reaches {float(peak):.3g} on the {picture} input, FP16 ends at {limit:.0f}",

@@ -7,12 +7,16 @@ from pathlib import Path
 from . import files
 from .errors import RtsegError
 
-FORMAT = 1  # of every JSON file written here; 1: first
+FORMAT = 2  # of every JSON file written here; 1: first, 2: kinds of input
 
 
 def size(resolution):
     """(height, width) as the command line writes it."""
     return "{}x{}".format(*resolution)
+
+
+INPUTS = ("normalised", "rgb8", "rgb8-nchw")
+OUTPUTS = ("logits", "labels", "native")
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,9 @@ class Artifact:
     class_set: str                  # a name in facts/classes.csv, or ""
     resolution: tuple               # (height, width) of input, and of output
     precision: str                  # fp32, fp16
-    output: str                     # logits: 1 x classes x H x W; labels: 1 x H x W
-    normalisation: dict             # mean, std: of RGB / 255
+    input: str                      # normalised: 1 x 3 x H x W float32; rgb8: H x W x 3 uint8; rgb8-nchw: 1 x 3 x H x W uint8
+    output: str                     # logits: 1 x classes x H x W; labels: 1 x H x W; native: 1 x classes x h x w as the network gives it
+    normalisation: dict             # mean, std: of RGB / 255; of an rgb8 input it is in the graph
     opset: int
     weights_bytes: int
     parent: dict                    # what it was made from: file and sha256, or seed
@@ -54,7 +59,7 @@ def from_json(value, where):
     value = {name: tuple(value[name]) if isinstance(value[name], list) else value[name] for name in wanted}
     sound = all(type(value[name]) is kind for name, kind in wanted.items()) and len(value["resolution"]) == 2
     sound = sound and all(type(side) is int and side > 0 for side in (*value["resolution"], value["classes"], value["weights_bytes"]))
-    sound = sound and value["kind"] in ("onnx", "engine") and value["precision"] in ("fp32", "fp16") and value["output"] in ("logits", "labels")
+    sound = sound and value["kind"] in ("onnx", "engine") and value["precision"] in ("fp32", "fp16") and value["output"] in OUTPUTS and value["input"] in INPUTS
     sound = sound and re.fullmatch(r"[\w.-]+", value["model"]) and not value["model"].startswith(".")
     sound = sound and all(numbers(value["normalisation"].get(name)) for name in ("mean", "std")) and isinstance(value["checks"].get("parity"), dict)
     if not sound:

@@ -1,81 +1,148 @@
 """Public implementations' checkpoints load by themselves and give the recorded outputs, before and after folding."""
 import json
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import public
 import pytest
 import torch
+from conftest import SHARED
 from torch.nn import functional as F
 
 from rtseg_deploy import checkpoints
 from rtseg_deploy.errors import RtsegError
 from rtseg_deploy.export import export
+from rtseg_deploy.models import networks
 
-DIALECTS = {"sgcpnet_official": ("sgcpnet", "official"), "bisenetv2_coincheung": ("bisenetv2", "coincheung")}
+HERE = sorted((Path(__file__).parent / "dialects").glob("*.txt"))
+THERE = sorted((SHARED / "dialects").glob("*.json"))
+
+EXPECTED = {
+    "bisenetv1_faceparsing": ("bisenetv1-r18", "face-parsing"), "bisenetv1_r18_coincheung": ("bisenetv1-r18", "coincheung"),
+    "bisenetv1_r18_coincheung_c0422a1": ("bisenetv1-r18", "coincheung-2021"), "bisenetv1_r18_coincheung_c6d7405": ("bisenetv1-r18", "coincheung-shuffle"),
+    "bisenetv1_r18_coincheung_0471e80": ("bisenetv1-r18", "coincheung-2020"), "bisenetv1_r18_torchseg": ("bisenetv1-r18", "torchseg"),
+    "bisenetv1_r101_torchseg": ("bisenetv1-r101", "torchseg"), "bisenetv1_x39_speed_torchseg": ("bisenetv1-x39", "torchseg"),
+    "bisenetv1_r18_mmseg": ("bisenetv1-r18", "mmsegmentation"), "bisenetv1_r50_mmseg": ("bisenetv1-r50", "mmsegmentation"),
+    "bisenetv1_r101_mmseg": ("bisenetv1-r101", "mmsegmentation"), "bisenetv1_r18_sithu": ("bisenetv1-r18", "sithu"),
+    "bisenetv1_r18_tramac": ("bisenetv1-r18", "tramac"), "bisenetv1_r18_oo": ("bisenetv1-r18", "ooooverflow"),
+    "bisenetv2_coincheung": ("bisenetv2", "coincheung"), "bisenetv2_coincheung_c6d7405": ("bisenetv2", "coincheung-shuffle"),
+    "bisenetv2_coincheung_old": ("bisenetv2", "coincheung-2020"), "bisenetv2_mmseg": ("bisenetv2", "mmsegmentation"), "bisenetv2_sithu": ("bisenetv2", "sithu"),
+    "ddrnet23s_official": ("ddrnet-23-slim", "official"), "ddrnet23_official": ("ddrnet-23", "official"), "ddrnet39_official": ("ddrnet-39", "official"),
+    "ddrnet23s_supergradients": ("ddrnet-23-slim", "supergradients"), "ddrnet23_supergradients": ("ddrnet-23", "supergradients"),
+    "ddrnet39_supergradients": ("ddrnet-39", "supergradients"), "ddrnet23s_mmseg": ("ddrnet-23-slim", "mmsegmentation"),
+    "ddrnet23_mmseg": ("ddrnet-23", "mmsegmentation"), "ddrnet23s_sithu": ("ddrnet-23-slim", "sithu"), "sgcpnet_official": ("sgcpnet", "official"),
+}
+CLASSES = {"bisenetv1_r101_mmseg": 171, "bisenetv1_r18_oo": 32}
+ASKED = {"ddrnet23s_sithu": "sithu"}  # the same keys as the official code's
+AUXILIARY = r"^(aux|conv_out16|conv_out32|heads\.[01]|seghead_extra|model\.seghead_extra|auxiliary_head|decode_head\.aux_|context(16|32)_head|supervision)"
 
 
-@pytest.fixture(scope="module", params=DIALECTS)
-def case(request, shared, state, tmp_path_factory):
-    """(spec, recorded outputs, checkpoint file, network and dialect expected)"""
-    spec = json.loads((shared / f"dialects/{request.param}.json").read_text())
-    path = tmp_path_factory.mktemp("dialect") / f"{request.param}.pth"
-    torch.save(state.checkpoint(spec), path)
-    return spec, np.load(shared / f"dialects/{request.param}.npz"), path, DIALECTS[request.param]
+def sampled(path, record, resolution):
+    """(recorded values, function that takes the same from an output), as a specification stores them."""
+    if path.suffix == ".txt":
+        return np.array(record["values"]), lambda y: y.ravel()[np.linspace(0, y.size - 1, len(record["values"])).astype(int)]
+    return np.load(path.with_suffix(".npz"))["{}x{}".format(*resolution)], lambda y: y
 
 
-def resolutions(spec):
-    for text, record in spec["outputs"].items():
+def saved(path, state):
+    """(header with its outputs, what the implementation's training code would save)"""
+    if path.suffix == ".txt":
+        return public.read(path)[0], public.checkpoint(path)
+    spec = json.loads(path.read_text())
+    return spec, state.checkpoint(spec)
+
+
+@pytest.fixture(scope="module", params=[*HERE, *THERE], ids=lambda path: path.stem)
+def case(request, tmp_path_factory):
+    """(specification file, its header, checkpoint file)"""
+    state = request.getfixturevalue("state") if request.param.suffix == ".json" else None
+    header, value = saved(request.param, state)
+    path = tmp_path_factory.mktemp("dialect") / f"{request.param.stem}.pth"
+    torch.save(value, path)
+    yield request.param, header, path
+    path.unlink()
+
+
+@pytest.fixture(scope="module")
+def trained(case):
+    return checkpoints.load(case[2], dialect=ASKED.get(case[0].stem))
+
+
+def outputs(header):
+    for text, record in header["outputs"].items():
         yield tuple(map(int, text.split("x"))), record
 
 
-def like_the_record(logits, record):
-    """Logits at 1/8 as the original returns them: some enlarge to the input, every stride-th pixel is recorded."""
+def like_the_record(logits, record, enlarge):
+    """Some originals enlarge to the input and some do not; every stride-th pixel is recorded."""
     if logits.shape[-2:] != tuple(record["shape"][-2:]):
-        logits = F.interpolate(logits, size=record["shape"][-2:], mode="bilinear", align_corners=False)
+        logits = F.interpolate(logits, size=record["shape"][-2:], mode="bilinear", align_corners=enlarge == "corners")
     return logits.numpy()[..., ::record["stride"], ::record["stride"]]
 
 
-def test_found_by_itself_and_equal_in_pytorch(case, state):
-    spec, outputs, path, expected = case
-    trained = checkpoints.load(path)
-    assert (trained.network.name, trained.dialect, trained.classes) == (*expected, 19)
-    for resolution, record in resolutions(spec):
+def test_found_by_itself(case, trained):
+    name = case[0].stem
+    assert (trained.network.name, trained.dialect.name, trained.classes) == (*EXPECTED[name], CLASSES.get(name, 19))
+
+
+def test_equal_in_pytorch(case, trained):
+    path, header, _ = case
+    for resolution, record in outputs(header):
         if isinstance(record, str):
+            assert not trained.network.takes(resolution, trained.dialect)
             continue
         with torch.inference_mode():
-            logits = like_the_record(trained.module(torch.from_numpy(state.image(*resolution))), record)
-        assert np.abs(logits - outputs["{}x{}".format(*resolution)]).max() <= 1e-4 * record["std"]
+            logits = like_the_record(trained.module(torch.from_numpy(public.image(*resolution))), record, trained.dialect.enlarge)
+        wanted, take = sampled(path, record, resolution)
+        assert np.abs(take(logits) - wanted).max() <= 1e-4 * record["std"]
 
 
-def test_equal_after_folding_through_onnxruntime(case, state, tmp_path):
-    spec, outputs, path, _ = case
-    trained = checkpoints.load(path)
-    for resolution, record in resolutions(spec):
+def test_equal_after_folding_through_onnxruntime(case, trained, tmp_path):
+    """As the network gives them, and enlarged where the original enlarges."""
+    path, header, _ = case
+    for resolution, record in outputs(header):
         if isinstance(record, str):
-            with pytest.raises(RtsegError, match="multiples of 32"):
+            with pytest.raises(RtsegError, match="multiples of"):
                 export(trained, tmp_path / "net.onnx", resolution)
             continue
-        export(trained, tmp_path / "net.onnx", resolution)
+        full = record["shape"][-1] == resolution[1]
+        artifact = export(trained, tmp_path / "net.onnx", resolution, output="logits" if full else "native")
+        for row in artifact.checks["fold"]["kept"]:
+            assert row["back"] and row["forward"]
         session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
-        logits = session.run(None, {"input": state.image(*resolution)})[0]
-        with torch.inference_mode():
-            wanted = F.interpolate(trained.module(torch.from_numpy(state.image(*resolution))), size=resolution, mode="bilinear").numpy()
-        assert np.abs(logits - wanted).max() <= 1e-3 * record["std"]
-        if record["shape"][-1] == resolution[1]:
-            assert np.abs(logits[..., ::record["stride"], ::record["stride"]] - outputs["{}x{}".format(*resolution)]).max() <= 1e-3 * record["std"]
+        logits = session.run(None, {"input": public.image(*resolution)})[0][..., ::record["stride"], ::record["stride"]]
+        wanted, take = sampled(path, record, resolution)
+        assert np.abs(take(logits) - wanted).max() <= 1e-3 * record["std"]
 
 
-def test_auxiliary_heads_may_be_missing(shared, state, tmp_path):
-    spec = json.loads((shared / "dialects/bisenetv2_coincheung.json").read_text())
-    weights = {key: value for key, value in state.checkpoint(spec).items() if not key.startswith("aux")}
-    torch.save(weights, tmp_path / "weights.pth")
-    assert checkpoints.load(tmp_path / "weights.pth").network.name == "bisenetv2"
+@pytest.mark.parametrize("path", HERE, ids=lambda path: path.stem)
+def test_auxiliary_heads_may_be_missing(path):
+    import re
+    value = public.checkpoint(path)
+    state = next((v for v in value.values() if isinstance(v, dict) and v), value)
+    state = {key: tensor for key, tensor in state.items() if not re.search(AUXILIARY, key)}
+    fit = checkpoints.choose(checkpoints.fits(checkpoints.tensors(state), dialect=ASKED.get(path.stem)))
+    assert (fit.network.name, fit.dialect.name) == EXPECTED[path.stem]
 
 
-def test_every_other_dialect_is_refused_with_the_nearest_ones_differences(shared, state):
-    for path in sorted((shared / "dialects").glob("*.json")):
-        if path.stem in DIALECTS:
-            continue
-        saved = state.checkpoint(json.loads(path.read_text()))
-        with pytest.raises(RtsegError, match="fits no known network; the nearest is .*missing"):
-            checkpoints.choose(checkpoints.fits(checkpoints.tensors(saved)))
+def test_every_dialect_has_a_recorded_checkpoint():
+    """But those whose keys and arithmetic are another's, and what a model's name alone separates."""
+    recorded = set(EXPECTED.values())
+    for name, network in networks().items():
+        for dialect in network.dialects:
+            copies = dialect.name.startswith("chenjun2hao") or (name, dialect.name) in {("ddrnet-23", "sithu"), ("bcpnet", "official")}
+            assert copies or (name, dialect.name) in recorded, (name, dialect.name)
+
+
+def test_the_same_keys_with_another_arithmetic_are_refused_with_the_question():
+    value = public.checkpoint(Path(__file__).parent / "dialects/ddrnet23s_sithu.txt")
+    with pytest.raises(RtsegError, match="trained with ydhongHIT/DDRNet or with sithu31296/semantic-segmentation") as error:
+        checkpoints.choose(checkpoints.fits(checkpoints.tensors(value)))
+    assert "--dialect official or --dialect sithu" in error.value.fix
+    for name in ("official", "sithu"):
+        assert checkpoints.choose(checkpoints.fits(checkpoints.tensors(value), dialect=name)).dialect.name == name
+    prefixed = {f"model.{key}": tensor for key, tensor in value.items()}
+    assert checkpoints.choose(checkpoints.fits(checkpoints.tensors(prefixed))).dialect.name == "official"
+    theirs = {"epoch": 3, "best_mIoU": 0.5, "state_dict": prefixed, "optimizer": {}}
+    assert checkpoints.choose(checkpoints.fits(checkpoints.tensors(theirs))).dialect.name == "chenjun2hao"

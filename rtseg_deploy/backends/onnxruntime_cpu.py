@@ -21,6 +21,7 @@ class Session:
         options.log_severity_level = 3
         self.version = onnxruntime.__version__
         self.threads = job["threads"]
+        self.kind = job["described"]["input"]
         self.half = job["described"]["precision"] == "fp16"
         self.session = onnxruntime.InferenceSession(job["artifact"], options, providers=["CPUExecutionProvider"])
         self.binding = self.session.io_binding()
@@ -37,5 +38,5 @@ class Session:
 
     def facts(self):
         return {"backend": "onnxruntime-cpu", "onnxruntime": self.version, "threads": self.threads,
-                "boundary": "network: normalised float32 input and output in host memory",
+                "boundary": f"network: {self.kind} input and its output in host memory",
                 "note": "ONNX Runtime has few FP16 kernels for CPUs and computes the rest in FP32, with casts" if self.half else ""}

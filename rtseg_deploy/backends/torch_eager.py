@@ -20,7 +20,7 @@ class Session:
     def __init__(self, job):
         import torch
 
-        from .. import checkpoints
+        from .. import checkpoints, own
         from ..deployed import deployed
         from ..errors import RtsegError
         from ..records import from_json
@@ -33,11 +33,15 @@ class Session:
         self.threads = job["threads"]
         # channels last is PyTorch's faster layout on a CPU: 1.3 (BiSeNetV2) to 1.7 times (SGCPNet) at 512x1024, labels out
         self.layout = torch.channels_last
-        self.module = deployed(checkpoints.origin(artifact), artifact.output, artifact.opset).to(memory_format=self.layout)
+        trained = own.load(**job["own"]) if job.get("own") else checkpoints.origin(artifact)
+        self.kind = artifact.input
+        self.module = deployed(trained, artifact.output, artifact.opset, artifact.input).to(memory_format=self.layout)
         self.result = None
 
     def feed(self, array):
-        self.input = self.torch.from_numpy(array).to(memory_format=self.layout)
+        self.input = self.torch.from_numpy(array)
+        if self.input.ndim == 4:
+            self.input = self.input.to(memory_format=self.layout)
 
     def step(self):
         with self.torch.inference_mode():
@@ -48,4 +52,4 @@ class Session:
 
     def facts(self):
         return {"backend": "torch-eager", "torch": self.torch.__version__, "threads": self.threads, "malloc": ENVIRONMENT, "layout": str(self.layout),
-                "boundary": "network: normalised float32 input and output in host memory"}
+                "boundary": f"network: {self.kind} input and its output in host memory"}

@@ -1,48 +1,41 @@
-"""BiSeNet V2: bilateral network with guided aggregation, width 1.0, for inference.
+"""BiSeNet V2: bilateral network with guided aggregation, for inference.
 
 Paper: Yu et al., "BiSeNet V2: Bilateral Network with Guided Aggregation for Real-time Semantic Segmentation", IJCV 2021.
-The authors published no code. This is the public form (CoinCheung/BiSeNet@6b4b67a), which is heavier than the paper's:
-24.60 GMACs at 512x1024 where the paper prints 21.15. Its head of 1024 channels is that author's choice; the paper names none.
+The authors published no code. The public form (CoinCheung/BiSeNet@6b4b67a, mmsegmentation) differs from the paper's text, and neither
+gives the paper's 21.15 GMACs at 512x1024: the public form has 24.60, the literal one 17.67 without its head, whose width is not stated.
 """
+from dataclasses import replace
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import ADE20K, CITYSCAPES, COCO, Dialect, Network
+from ..layers import cb, cbr, conv_bn, mean, resize
+from . import ADE20K, CITYSCAPES, COCO, IMAGENET, Dialect, Lookalike, Network
 
 
-def conv_bn(inputs, outputs, kernel=3, stride=1, groups=1):
-    """Convolution without bias, then BatchNorm; half padding."""
-    return [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(outputs)]
-
-
-def cbr(inputs, outputs, kernel=3, stride=1):
-    """Convolution, BatchNorm, ReLU."""
-    return nn.Sequential(*conv_bn(inputs, outputs, kernel, stride), nn.ReLU())
-
-
-def separable(width, outputs, stride=1):
+def separable(width, stride=1, bias=False):
     """Depthwise 3x3, BatchNorm, 1x1."""
-    return nn.Sequential(*conv_bn(width, width, stride=stride, groups=width), nn.Conv2d(width, outputs, 1, bias=False))
+    return nn.Sequential(*conv_bn(width, width, stride=stride, groups=width), nn.Conv2d(width, width, 1, bias=bias))
 
 
-def detail_branch():
-    """The image at 1/8 with 128 channels of detail."""
+def detail_branch(a):
+    """The image at 1/8 with 128 channels of detail; a: the function that scales a width."""
     return nn.Sequential(
-        nn.Sequential(cbr(3, 64, stride=2), cbr(64, 64)),
-        nn.Sequential(cbr(64, 64, stride=2), cbr(64, 64), cbr(64, 64)),
-        nn.Sequential(cbr(64, 128, stride=2), cbr(128, 128), cbr(128, 128)),
+        nn.Sequential(cbr(3, a(64), stride=2), cbr(a(64), a(64))),
+        nn.Sequential(cbr(a(64), a(64), stride=2), cbr(a(64), a(64)), cbr(a(64), a(64))),
+        nn.Sequential(cbr(a(64), a(128), stride=2), cbr(a(128), a(128)), cbr(a(128), a(128))),
     )
 
 
 class Stem(nn.Module):
     """1/4 of the image by two ways, joined: strided convolutions, and a max pool."""
 
-    def __init__(self):
+    def __init__(self, width, fuse_kernel):
         super().__init__()
-        self.first = cbr(3, 16, stride=2)
-        self.left = nn.Sequential(cbr(16, 8, 1), cbr(8, 16, stride=2))
-        self.fuse = cbr(32, 16)
+        self.first = cbr(3, width, stride=2)
+        self.left = nn.Sequential(cbr(width, width // 2, 1), cbr(width // 2, width, stride=2))
+        self.fuse = cbr(2 * width, width, fuse_kernel)
 
     def forward(self, x):
         x = self.first(x)
@@ -50,18 +43,21 @@ class Stem(nn.Module):
 
 
 class GatherExpand(nn.Module):
-    """Gather-and-expansion layer: 3x3, grouped 3x3 to six times the width, 1x1 back. Only stride 2 has a shortcut with weights."""
+    """Gather-and-expansion layer. Public form: 3x3, grouped 3x3 to `times` the width, 1x1 back; literal: 3x3 to that width, depthwise 3x3, 1x1.
 
-    def __init__(self, inputs, outputs, stride):
+    Only stride 2 has a shortcut with weights, and one depthwise 3x3 more.
+    """
+
+    def __init__(self, inputs, outputs, stride, times, literal):
         super().__init__()
-        wide = 6 * inputs
-        self.gather = cbr(inputs, inputs)
-        expand = conv_bn(inputs, wide, stride=stride, groups=inputs)
-        self.expand = nn.Sequential(*expand, *(conv_bn(wide, wide, groups=wide) if stride == 2 else []), nn.ReLU())
-        self.project = nn.Sequential(*conv_bn(wide, outputs, 1))
+        wide = times * inputs
+        self.gather = cbr(inputs, wide if literal else inputs)
+        expand = conv_bn(wide if literal else inputs, wide, stride=stride, groups=wide if literal else inputs)
+        self.expand = nn.Sequential(*expand, *(conv_bn(wide, wide, groups=wide) if stride == 2 else []), *([] if literal else [nn.ReLU()]))
+        self.project = cb(wide, outputs, 1)
         self.shortcut = nn.Identity()
         if stride == 2:
-            self.shortcut = nn.Sequential(*separable(inputs, outputs, 2), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(*conv_bn(inputs, inputs, stride=2, groups=inputs), *conv_bn(inputs, outputs, 1))
 
     def forward(self, x):
         return F.relu(self.project(self.expand(self.gather(x))) + self.shortcut(x))
@@ -70,58 +66,70 @@ class GatherExpand(nn.Module):
 class ContextEmbedding(nn.Module):
     """Adds the mean of the whole plane to every pixel."""
 
-    def __init__(self):
+    def __init__(self, width):
         super().__init__()
-        self.bn = nn.BatchNorm2d(128)
-        self.mean = cbr(128, 128, 1)
-        self.last = cbr(128, 128)
+        self.bn = nn.BatchNorm2d(width)
+        self.mean = cbr(width, width, 1)
+        self.last = cbr(width, width)
 
     def forward(self, x):
-        return self.last(x + self.mean(self.bn(x.mean((2, 3), keepdim=True))))
+        return self.last(x + self.mean(self.bn(mean(x))))
 
 
 class GuidedAggregation(nn.Module):
     """Each branch gates the other. `mode` is how the semantic map is enlarged: implementations differ, and weights depend on it."""
 
-    def __init__(self, mode):
+    def __init__(self, width, mode, bias):
         super().__init__()
         self.mode = mode
-        self.detail = separable(128, 128)
-        self.detail_down = nn.Sequential(*conv_bn(128, 128, stride=2))  # then an average pool that counts its padding
-        self.semantic_up = nn.Sequential(*conv_bn(128, 128))
-        self.semantic = separable(128, 128)
-        self.last = cbr(128, 128)
+        self.detail = separable(width, bias=bias)
+        self.detail_down = cb(width, width, stride=2)  # then an average pool that counts its padding
+        self.semantic_up = cb(width, width)
+        self.semantic = separable(width, bias=bias)
+        self.last = cbr(width, width)
 
     def forward(self, detail, semantic):
         size = detail.shape[-2:]
-        fine = self.detail(detail) * torch.sigmoid(F.interpolate(self.semantic_up(semantic), size=size, mode=self.mode))
+        fine = self.detail(detail) * torch.sigmoid(resize(self.semantic_up(semantic), size, self.mode))
         coarse = F.avg_pool2d(self.detail_down(detail), 3, stride=2, padding=1) * torch.sigmoid(self.semantic(semantic))
-        return self.last(fine + F.interpolate(coarse, size=size, mode=self.mode))
+        return self.last(fine + resize(coarse, size, self.mode))
 
 
 class BiSeNetV2(nn.Module):
-    """N x 3 x H x W, normalised RGB -> N x classes x H/8 x W/8 logits; H and W multiples of 32."""
+    """N x 3 x H x W, normalised RGB -> N x classes x H/8 x W/8 logits, or H x W where the classifier's channels are shuffled to pixels.
 
-    def __init__(self, classes, mode="nearest"):
+    width (alpha), depth (d), ratio (lambda) and times (epsilon) are the paper's; literal and fuse_kernel choose between its text and the
+    public form; mode is how maps are enlarged (see layers.resize); shuffle: the classifier gives shuffle^2 channels a class.
+    """
+
+    def __init__(self, classes, width=1.0, depth=1, ratio=0.25, times=6, literal=False, fuse_kernel=3, head=1024, mode="bilinear", bias=False, shuffle=1):
         super().__init__()
-        self.detail = detail_branch()
-        self.semantic = nn.Sequential(
-            Stem(), GatherExpand(16, 32, 2), GatherExpand(32, 32, 1), GatherExpand(32, 64, 2), GatherExpand(64, 64, 1),
-            GatherExpand(64, 128, 2), GatherExpand(128, 128, 1), GatherExpand(128, 128, 1), GatherExpand(128, 128, 1),
-            ContextEmbedding())
-        self.aggregate = GuidedAggregation(mode)
-        self.head = cbr(128, 1024)
-        self.classifier = nn.Conv2d(1024, classes, 1)
+
+        def a(channels):
+            return round(channels * width)
+
+        stem, s3, s4, s5 = a(64 * ratio), a(128 * ratio), a(64), a(128)
+        stages = [(stem, s3, 2 * depth), (s3, s4, 2 * depth), (s4, s5, 4 * depth)]
+        layers = [GatherExpand(i if n == 0 else o, o, 2 if n == 0 else 1, times, literal) for i, o, count in stages for n in range(count)]
+        self.detail = detail_branch(a)
+        self.semantic = nn.Sequential(Stem(stem, fuse_kernel), *layers, ContextEmbedding(s5))
+        self.aggregate = GuidedAggregation(s5, mode, bias)
+        self.head = cbr(s5, head)
+        self.classifier = nn.Conv2d(head, classes * shuffle ** 2, 1)
+        self.shuffle = shuffle
 
     def forward(self, x):
-        return self.classifier(self.head(self.aggregate(self.detail(x), self.semantic(x))))
+        logits = self.classifier(self.head(self.aggregate(self.detail(x), self.semantic(x))))
+        return F.pixel_shuffle(logits, self.shuffle) if self.shuffle > 1 else logits
 
 
 COINCHEUNG = Dialect(
     name="coincheung",
     source="CoinCheung/BiSeNet@6b4b67a",
     normalisation={19: CITYSCAPES, 171: COCO, 150: ADE20K},
+    multiple=32,
     variant={"mode": "nearest"},
+    rows={"head.conv_out.1.weight": 1},
     drops=(r"^aux(2|3|4|5_4)\.",),
     renames=(
         (r"^detail\.S1\.", "detail.0."), (r"^detail\.S2\.", "detail.1."), (r"^detail\.S3\.", "detail.2."),
@@ -140,7 +148,79 @@ COINCHEUNG = Dialect(
     ),
 )
 
+SHUFFLED = replace(
+    COINCHEUNG, name="coincheung-shuffle", source="CoinCheung/BiSeNet@c6d7405", variant={"mode": "nearest", "shuffle": 8},
+    rows={"head.conv_out.0.weight": 64, "aux2.conv_out.1.weight": 16, "aux3.conv_out.1.weight": 64},
+    renames=((r"^head\.conv_out\.0\.", "classifier."), *COINCHEUNG.renames))
+
+OLD = replace(
+    COINCHEUNG, name="coincheung-2020", source="CoinCheung/BiSeNet@2020-08", variant={"mode": "corners"}, enlarge="corners", multiple=1,
+    rows={"head.conv_out.weight": 1}, renames=((r"^head\.conv_out\.", "classifier."), *COINCHEUNG.renames))
+
+MMSEG = Dialect(
+    name="mmsegmentation",
+    source="open-mmlab/mmsegmentation@v1.2.2",
+    normalisation=IMAGENET,
+    drops=(r"^auxiliary_head\.",),
+    variant={"bias": True},
+    renames=(
+        (r"^decode_head\.convs\.0\.", "head."), (r"^decode_head\.conv_seg\.", "classifier."),
+        (r"^backbone\.detail\.detail_branch\.", "detail."), (r"^backbone\.semantic\.", "semantic."),
+        (r"^semantic\.stage1\.conv_first\.", "semantic.0.first."), (r"^semantic\.stage1\.convs\.", "semantic.0.left."),
+        (r"^semantic\.stage1\.fuse_last\.", "semantic.0.fuse."),
+        (r"^semantic\.stage2\.0\.", "semantic.1."), (r"^semantic\.stage2\.1\.", "semantic.2."),
+        (r"^semantic\.stage3\.0\.", "semantic.3."), (r"^semantic\.stage3\.1\.", "semantic.4."),
+        (r"^semantic\.stage4\.0\.", "semantic.5."), (r"^semantic\.stage4\.1\.", "semantic.6."),
+        (r"^semantic\.stage4\.2\.", "semantic.7."), (r"^semantic\.stage4\.3\.", "semantic.8."), (r"^semantic\.stage4_CEBlock\.", "semantic.9."),
+        (r"\.gap\.1\.", ".bn."), (r"\.conv_gap\.", ".mean."), (r"\.conv_last\.", ".last."),
+        (r"^(semantic\.\d)\.conv1\.", r"\1.gather."), (r"\.dwconv\.0\.conv\.", ".expand.0."), (r"\.dwconv\.0\.bn\.", ".expand.1."),
+        (r"\.dwconv\.1\.conv\.", ".expand.2."), (r"\.dwconv\.1\.bn\.", ".expand.3."), (r"\.conv2\.0\.", ".project."),
+        (r"\.(shortcut|detail_dwconv|semantic_dwconv)\.0\.depthwise_conv\.", r".\1."),
+        (r"\.(shortcut|detail_dwconv|semantic_dwconv)\.0\.pointwise_conv\.conv\.", r".\1.2."), (r"\.shortcut\.0\.pointwise_conv\.bn\.", ".shortcut.3."),
+        (r"^backbone\.bga\.", "aggregate."), (r"\.detail_dwconv\.", ".detail."), (r"\.semantic_dwconv\.", ".semantic."),
+        (r"\.detail_down\.0\.", ".detail_down."), (r"\.semantic_conv\.0\.", ".semantic_up."), (r"^aggregate\.conv\.", "aggregate.last."),
+        (r"\.conv\.(?=\w+$)", ".0."), (r"\.bn\.(?=\w+$)", ".1."), (r"^semantic\.9\.1\.", "semantic.9.bn."),
+    ),
+)
+
+SITHU = Dialect(
+    name="sithu",
+    source="sithu31296/semantic-segmentation@c2843c9",
+    normalisation=IMAGENET,
+    multiple=32,
+    drops=(r"^aux\d_head\.",),
+    variant=SHUFFLED.variant,
+    rows={"output_head.conv_out.0.weight": 64, "aux2_head.conv_out.1.weight": 16},
+    renames=(
+        (r"^detail_branch\.", "detail."), (r"^semantic_branch\.", "segment."), (r"^aggregation_layer\.", "bga."), (r"^output_head\.", "head."),
+        (r"\.conv_3x3\.", ".conv."), (r"\.S5_1\.", ".S5_4."), (r"^segment\.S5_2\.inner\.1\.", "segment.S5_5.bn."),
+        (r"^segment\.S5_2\.inner\.2\.", "segment.S5_5.conv_gap."), (r"^segment\.S5_2\.conv\.", "segment.S5_5.conv_last."),
+        (r"\.inner\.0\.", ".conv1."), (r"\.outer\.", ".shortcut."),
+        (r"\.inner\.1\.(\d\.)", r".dwconv.\1"), (r"(\.[1-3])\.inner\.2\.", r"\1.conv2.0."), (r"(\.[1-3])\.inner\.3\.", r"\1.conv2.1."),
+        (r"\.inner\.1\.", ".dwconv.0."), (r"\.inner\.2\.", ".dwconv.1."), (r"\.inner\.3\.", ".dwconv2."),
+        (r"\.inner\.4\.", ".conv2.0."), (r"\.inner\.5\.", ".conv2.1."),
+        *SHUFFLED.renames,
+    ),
+)
+
+PAPER = "Yu et al., IJCV 2021, BiSeNet V2"
+LITERAL = {"literal": True, "fuse_kernel": 1}
+LITERALLY = "the layers as the paper's text has them; its head's width is not stated"
+
+
+def variant(name, note="", **arguments):
+    return Network(f"bisenetv2-{name}", PAPER, BiSeNetV2, variant=arguments, note=note)
+
+
 NETWORKS = (
-    Network(name="bisenetv2", paper="Yu et al., IJCV 2021, BiSeNet V2", build=BiSeNetV2, head="classifier.weight",
-            stride=8, multiple=32, dialects=(COINCHEUNG,)),
+    Network("bisenetv2", PAPER, BiSeNetV2, dialects=(COINCHEUNG, SHUFFLED, OLD, MMSEG, SITHU)),
+    variant("l", width=2.0, depth=3),
+    variant("literal", LITERALLY, **LITERAL, head=64),
+    variant("l-literal", LITERALLY, **LITERAL, head=256, width=2.0, depth=3),
+    *(variant(f"w{width}", width=width) for width in (1.25, 1.5, 1.75, 2.0)),
+    *(variant(f"d{depth}", depth=depth) for depth in (2, 3, 4)),
+)
+
+LOOKALIKES = (
+    Lookalike(r"^(detail|segment|bga)$", "CoinCheung/BiSeNet's ImageNet backbone for BiSeNetV2, without a segmentation head", "take the checkpoint of the trained network"),
 )

@@ -4,11 +4,14 @@ Paper: Hao et al., "Real-Time Semantic Segmentation via Spatial-Detail Guided Co
 Where the paper is silent the authors' code decides (zhouyuan888888/SGCPNet@ead5adf): fusion scalars are relu(w) / (sum + 1e-4),
 a swish follows every fusion, squeeze-and-excitation comes after the projection, the context module's BatchNorm has eps 1e-3.
 """
+from functools import reduce
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import IMAGENET, Dialect, Network
+from ..layers import cb, mean
+from . import IMAGENET, Dialect, Lookalike, Network
 
 WIDTH = 64
 CONTEXT_EPS = 1e-3
@@ -23,24 +26,16 @@ STAGES = (
 )
 
 
-def conv_bn(inputs, outputs, kernel, stride=1, groups=1):
-    """Convolution without bias, then BatchNorm; half padding."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(outputs))
-
-
 class SqueezeExcite(nn.Module):
-    """Scale each channel by a gate computed from the mean of the plane.
-
-    mean() becomes ReduceMean; ONNX Runtime's GlobalAveragePool adds up one by one: 5 times slower, 20 times less precise at 256x512.
-    """
+    """Scale each channel by a gate computed from the mean of the plane."""
 
     def __init__(self, width):
         super().__init__()
-        self.squeeze = conv_bn(width, width // 4, 1)
-        self.excite = conv_bn(width // 4, width, 1)
+        self.squeeze = cb(width, width // 4, 1)
+        self.excite = cb(width // 4, width, 1)
 
     def forward(self, x):
-        gate = F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))
+        gate = F.relu(self.squeeze(mean(x)))
         return x * F.hardsigmoid(self.excite(gate))
 
 
@@ -49,13 +44,13 @@ class Block(nn.Module):
 
     def __init__(self, kernel, inputs, expanded, outputs, activation, attention, stride):
         super().__init__()
-        self.expand = conv_bn(inputs, expanded, 1)
-        self.depthwise = conv_bn(expanded, expanded, kernel, stride, groups=expanded)
-        self.project = conv_bn(expanded, outputs, 1)
+        self.expand = cb(inputs, expanded, 1)
+        self.depthwise = cb(expanded, expanded, kernel, stride, groups=expanded)
+        self.project = cb(expanded, outputs, 1)
         self.attention = SqueezeExcite(outputs) if attention else nn.Identity()
         self.activation = F.hardswish if activation == "hswish" else F.relu
         self.residual = stride == 1
-        self.shortcut = conv_bn(inputs, outputs, 1) if self.residual and inputs != outputs else nn.Identity()
+        self.shortcut = cb(inputs, outputs, 1) if self.residual and inputs != outputs else nn.Identity()
 
     def forward(self, x):
         y = self.activation(self.depthwise(self.activation(self.expand(x))))
@@ -82,77 +77,125 @@ class Separable(nn.Module):
 
 
 def fuse(weights, *maps):
-    """Weighted sum of maps, each resized (nearest) to the first one's size, then swish."""
-    share = F.relu(weights)
-    share = share / (share.sum() + 1e-4)
+    """Sum of maps, weighted where weights are given, each resized (nearest) to the first one's size, then swish."""
     size = maps[0].shape[-2:]
-    return F.silu(sum(w * (m if m.shape[-2:] == size else F.interpolate(m, size=size)) for w, m in zip(share, maps)))
+    maps = [m if m.shape[-2:] == size else F.interpolate(m, size=size) for m in maps]
+    if weights is not None:
+        share = F.relu(weights)
+        maps = [w * m for w, m in zip(share / (share.sum() + 1e-4), maps)]
+    return F.silu(reduce(torch.add, maps))
 
 
-def halve(x):
-    return F.max_pool2d(x, 3, stride=2, padding=1)
+HALVE = {
+    "max3": lambda x: F.max_pool2d(x, 3, stride=2, padding=1),
+    "max5": lambda x: F.max_pool2d(x, 5, stride=2, padding=2),
+    "avg3": lambda x: F.avg_pool2d(x, 3, stride=2, padding=1),
+}
 
 
-class TopDown(nn.Module):
+class Pass(nn.Module):
+    """For each level a fusion, its weights where it has any, and a separable convolution. levels: (level, number of terms)."""
+
+    def __init__(self, levels, weighted):
+        super().__init__()
+        self.levels = [level for level, _ in levels]
+        for level, terms in levels:
+            self.register_parameter(f"weight{level}", nn.Parameter(torch.ones(terms)) if weighted else None)
+            self.add_module(f"conv{level}", Separable())
+
+    def fused(self, level, *maps):
+        return getattr(self, f"conv{level}")(fuse(getattr(self, f"weight{level}"), *maps))
+
+
+class TopDown(Pass):
     """Carry context from the coarsest of five maps to the finest."""
 
-    def __init__(self):
-        super().__init__()
-        for level in (6, 5, 4, 3):
-            self.register_parameter(f"weight{level}", nn.Parameter(torch.ones(2)))
-            self.add_module(f"conv{level}", Separable())
+    def __init__(self, weighted):
+        super().__init__([(6, 2), (5, 2), (4, 2), (3, 2)], weighted)
 
     def forward(self, maps):
         """maps: level (3 to 7) -> N x 64 x H/2^level x W/2^level; returns the refined ones of levels 3 to 6."""
         above, out = maps[7], {}
-        for level in (6, 5, 4, 3):
-            above = out[level] = getattr(self, f"conv{level}")(fuse(getattr(self, f"weight{level}"), maps[level], above))
+        for level in self.levels:
+            above = out[level] = self.fused(level, maps[level], above)
         return out
 
 
-class BottomUp(nn.Module):
+class BottomUp(Pass):
     """Carry spatial detail from the finest map to the coarsest, with skips from the backbone's laterals."""
 
-    def __init__(self):
-        super().__init__()
-        for level, terms in ((4, 3), (5, 3), (6, 3), (7, 2)):
-            self.register_parameter(f"weight{level}", nn.Parameter(torch.ones(terms)))
-            self.add_module(f"conv{level}", Separable())
+    def __init__(self, weighted, halve):
+        super().__init__([(4, 3), (5, 3), (6, 3), (7, 2)], weighted)
+        self.halve = halve
 
     def forward(self, skips, refined):
         """skips: levels 4 to 7; refined: levels 3 to 6, from a top-down pass. Returns levels 3 to 7."""
         out = {3: refined[3]}
-        for level in (4, 5, 6, 7):
-            terms = [skips[level]] + ([refined[level]] if level < 7 else []) + [halve(out[level - 1])]
-            out[level] = getattr(self, f"conv{level}")(fuse(getattr(self, f"weight{level}"), *terms))
+        for level in self.levels:
+            terms = [skips[level]] + ([refined[level]] if level < 7 else []) + [self.halve(out[level - 1])]
+            out[level] = self.fused(level, *terms)
         return out
 
 
-class SGCPNet(nn.Module):
-    """N x 3 x H x W, normalised RGB -> N x classes x ceil(H/8) x ceil(W/8) logits; any H and W."""
+class Backbone(nn.Module):
+    """N x 3 x H x W, normalised RGB -> maps of 24, 48 and 96 channels at 1/8, 1/16 and 1/32."""
 
-    def __init__(self, classes):
+    def __init__(self):
         super().__init__()
-        self.stem = conv_bn(3, 16, 3, stride=2)
+        self.stem = cb(3, 16, 3, stride=2)
         self.stages = nn.ModuleList(nn.Sequential(*(Block(*row) for row in rows)) for rows in STAGES)
-        self.widen = nn.ModuleList([nn.Conv2d(24, 40, 1), nn.Conv2d(48, 112, 1), nn.Conv2d(96, 320, 1)])
-        self.lateral3, self.lateral4, self.lateral5, self.lateral6 = lateral(40), lateral(112), lateral(320), lateral(320)
-        self.skip4, self.skip5 = lateral(112), lateral(320)
-        self.down1, self.up, self.down2 = TopDown(), BottomUp(), TopDown()
-        self.classifier = nn.Conv2d(WIDTH, classes, 1)
 
     def forward(self, x):
         x = self.stages[0](F.hardswish(self.stem(x)))
         pyramid = []
-        for stage, widen in zip(self.stages[1:], self.widen):
+        for stage in self.stages[1:]:
             x = stage(x)
-            pyramid.append(widen(x))
-        c3, c4, c5 = pyramid
-        p6 = halve(self.lateral6(c5))
-        maps = {3: self.lateral3(c3), 4: self.lateral4(c4), 5: self.lateral5(c5), 6: p6, 7: halve(p6)}
-        refined = self.down1(maps)
-        refined = self.up({4: self.skip4(c4), 5: self.skip5(c5), 6: p6, 7: maps[7]}, refined)
-        return self.classifier(self.down2(refined)[3])
+            pyramid.append(x)
+        return pyramid
+
+
+class BackboneOnly(nn.Module):
+    """Table VI's BK: logits at 1/32."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.backbone = Backbone()
+        self.classifier = nn.Conv2d(96, classes, 1)
+
+    def forward(self, x):
+        return self.classifier(self.backbone(x)[-1])
+
+
+class SGCPNet(nn.Module):
+    """N x 3 x H x W, normalised RGB -> N x classes x ceil(H/8) x ceil(W/8) logits; any H and W.
+
+    The options are Table VI's: widened features (HFR), number of passes (1: top-down, 2: and bottom-up, 3: and top-down), weights of the
+    sums, kind of pool.
+    """
+
+    def __init__(self, classes, widened=True, passes=3, weighted=True, pool="max3"):
+        super().__init__()
+        self.backbone = Backbone()
+        self.halve = HALVE[pool]
+        w3, w4, w5 = (40, 112, 320) if widened else (24, 48, 96)
+        self.widen = nn.ModuleList([nn.Conv2d(24, w3, 1), nn.Conv2d(48, w4, 1), nn.Conv2d(96, w5, 1)] if widened else [nn.Identity() for _ in range(3)])
+        self.lateral3, self.lateral4, self.lateral5, self.lateral6 = lateral(w3), lateral(w4), lateral(w5), lateral(w5)
+        self.down1 = TopDown(weighted)
+        if passes > 1:
+            self.skip4, self.skip5 = lateral(w4), lateral(w5)
+            self.up = BottomUp(weighted, self.halve)
+        self.down2 = TopDown(weighted) if passes > 2 else None
+        self.passes = passes
+        self.classifier = nn.Conv2d(WIDTH, classes, 1)
+
+    def forward(self, x):
+        c3, c4, c5 = (widen(c) for widen, c in zip(self.widen, self.backbone(x)))
+        p6 = self.halve(self.lateral6(c5))
+        maps = {3: self.lateral3(c3), 4: self.lateral4(c4), 5: self.lateral5(c5), 6: p6, 7: self.halve(p6)}
+        maps = {**maps, **self.down1(maps)}
+        if self.passes > 1:
+            maps = self.up({4: self.skip4(c4), 5: self.skip5(c5), 6: p6, 7: maps[7]}, maps)
+        return self.classifier((self.down2(maps) if self.down2 else maps)[3])
 
 
 OFFICIAL = Dialect(
@@ -160,13 +203,13 @@ OFFICIAL = Dialect(
     source="zhouyuan888888/SGCPNet@ead5adf",
     normalisation=IMAGENET,
     renames=(
-        (r"^l1\.", "stem."),
-        (r"^l2\.", "stages.0.0."), (r"^l3\.", "stages.1."), (r"^l4\.", "stages.2."), (r"^l5\.", "stages.3."),
+        (r"^l1\.", "backbone.stem."), (r"^l2\.", "backbone.stages.0.0."),
+        (r"^l3\.", "backbone.stages.1."), (r"^l4\.", "backbone.stages.2."), (r"^l5\.", "backbone.stages.3."),
         (r"\.se\.se\.1\.", ".attention.squeeze.0."), (r"\.se\.se\.2\.", ".attention.squeeze.1."),
         (r"\.se\.se\.4\.", ".attention.excite.0."), (r"\.se\.se\.5\.", ".attention.excite.1."),
-        (r"^(stages.*)\.conv1\.", r"\1.expand.0."), (r"^(stages.*)\.bn1\.", r"\1.expand.1."),
-        (r"^(stages.*)\.conv2\.", r"\1.depthwise.0."), (r"^(stages.*)\.bn2\.", r"\1.depthwise.1."),
-        (r"^(stages.*)\.conv3\.", r"\1.project.0."), (r"^(stages.*)\.bn3\.", r"\1.project.1."),
+        (r"^(backbone.*)\.conv1\.", r"\1.expand.0."), (r"^(backbone.*)\.bn1\.", r"\1.expand.1."),
+        (r"^(backbone.*)\.conv2\.", r"\1.depthwise.0."), (r"^(backbone.*)\.bn2\.", r"\1.depthwise.1."),
+        (r"^(backbone.*)\.conv3\.", r"\1.project.0."), (r"^(backbone.*)\.bn3\.", r"\1.project.1."),
         (r"^conv3\.", "widen.0."), (r"^conv4\.", "widen.1."), (r"^conv5\.", "widen.2."),
         (r"^sgcp\.td\.", "down2."),
         (r"^sgcp\.td_bu\.unit\.0\.p(\d)_down_channel_2\.", r"skip\1."),
@@ -181,7 +224,30 @@ OFFICIAL = Dialect(
     ),
 )
 
+PAPER = "Hao et al., TNNLS 2022, SGCPNet"
+UNUSED = "its bottom-up pass does not reach the output: PyTorch computes it, a compiled graph drops it"
+
+
+def ablation(name, note="", build=SGCPNet, stride=8, **variant):
+    """A row of Table VI."""
+    return Network(f"sgcpnet-{name}", PAPER, build, stride, variant=variant, note=note)
+
+
 NETWORKS = (
-    Network(name="sgcpnet", paper="Hao et al., TNNLS 2022, SGCPNet", build=SGCPNet, head="classifier.weight",
-            stride=8, multiple=1, dialects=(OFFICIAL,)),
+    Network("sgcpnet", PAPER, SGCPNet, dialects=(OFFICIAL,)),
+    Network("bcpnet", "Hao et al., 2020, BCPNet", SGCPNet, dialects=(OFFICIAL,), note="the same graph: parameters and FLOPs of both papers are equal"),
+    ablation("bk", build=BackboneOnly, stride=32, note="a 1x1 classifier on the backbone's last map"),
+    ablation("td1", widened=False, passes=1),
+    ablation("td1-bu", UNUSED, widened=False, passes=2),
+    ablation("td1-bu-td2", widened=False),
+    ablation("hfr-td1", passes=1),
+    ablation("hfr-td1-bu", UNUSED, passes=2),
+    ablation("sum", weighted=False),
+    ablation("max5", pool="max5"),
+    ablation("avg3", pool="avg3"),
+)
+
+LOOKALIKES = (
+    Lookalike(r"(^|\.)(bneck\.\d|linear[34])\.", "a MobileNet V3 pre-trained on ImageNet: it classifies, and has no segmentation head",
+              "take the checkpoint that was trained on a segmentation set"),
 )
