@@ -18,7 +18,8 @@ class Operation:
     elements: int                   # of what it gives
     outputs: int                    # channels of a convolution; 0 for the rest
     bias: bool
-    window: int                     # elements that a pool reads for each that it gives; 1 for the rest
+    window: int                     # elements that a pool or a mean reads for each that it gives; 1 for the rest
+    kernel: int                     # elements of a convolution's kernel; 1 for the rest
 
 
 def operations(module, resolution):
@@ -48,15 +49,15 @@ VIEWS = {"view", "reshape", "_unsafe_view", "unsqueeze", "squeeze", "permute", "
 def operation(name, arguments, result):
     if name == "conv2d":
         weight = arguments[1]
-        return Operation(name, result.numel() * weight[0].numel(), result.numel(), weight.shape[0], len(arguments) > 2 and arguments[2] is not None, 1)
+        return Operation(name, result.numel() * weight[0].numel(), result.numel(), weight.shape[0], len(arguments) > 2 and arguments[2] is not None, 1, math.prod(weight.shape[2:]))
     if name in ("mm", "bmm", "matmul"):
-        return Operation(name, result.numel() * arguments[0].shape[-1], result.numel(), 0, False, 1)
+        return Operation(name, result.numel() * arguments[0].shape[-1], result.numel(), 0, False, 1, 1)
     window = 1
     if "pool2d" in name and "adaptive" not in name:
         window = math.prod(arguments[1])
     if name in ("mean", "sum"):
         window = arguments[0].numel() // result.numel()
-    return Operation(name, result.numel() * (4 if "bilinear" in name else window), result.numel(), 0, False, window)
+    return Operation(name, result.numel() * (4 if "bilinear" in name else window), result.numel(), 0, False, window, 1)
 
 
 def complexity(network, resolution, classes=19, dialect=None):
@@ -77,28 +78,41 @@ def complexity(network, resolution, classes=19, dialect=None):
     return counted
 
 
-# ---- the papers' own ways of counting, where "FLOPs" or "parameters" mean something else
+# ---- the papers' own ways of counting: what "GFLOPs" and "M parameters" mean in each (facts/counting.csv)
 
 
-def gigamacs(module, resolution):
-    """10^9 multiply-accumulates of convolutions (DDRNet, BiSeNet V1's Table 1)."""
-    return sum(op.macs for op in operations(module, resolution) if op.outputs) / 1e9
+def convolutions(found):
+    return sum(op.macs for op in found if op.outputs)
 
 
-def gibimacs(module, resolution):
-    """The same in units of 2^30 (BiSeNet V1's Table 4)."""
-    return gigamacs(module, resolution) * 1e9 / 2**30
-
-
-def elementwise(module, resolution):
-    """Convolutions, 2 for each element of a BatchNorm, 1 for each of a ReLU, the window for each of a pool (BiSeNet V2)."""
-    found = operations(module, resolution)
-    other = sum({"batch_norm": 2, "relu": 1}.get(op.name, 0) * op.elements for op in found)
+def with_elements(found):
+    """Convolutions, 2 for each element of a BatchNorm, 1 for each of a ReLU, the window for each of a pool."""
+    each = {"batch_norm": 2, "relu": 1}
     pools = sum(op.elements * op.window for op in found if "pool2d" in op.name)
-    return gigamacs(module, resolution) + (other + pools) / 1e9
+    return convolutions(found) + pools + sum(each.get(op.name, 0) * op.elements for op in found)
 
 
-def classifier(module, resolution):
-    """Convolutions, the classifier, and 2 for each element of a BatchNorm (DDRNet on ImageNet)."""
-    found = operations(module, resolution)
-    return (sum(op.macs for op in found if op.outputs) + 2 * sum(op.elements for op in found if op.name == "batch_norm")) / 1e9
+def thop_0_0_22(found):
+    """What PyPI's thop 0.0.22 counts of SGCPNet's official code.
+
+    A bias is multiplied by the input channels, so a 1x1 convolution with one counts double; 4 for each element of a BatchNorm; the side
+    of the window, not its area, for each element of a max pool; every element that a global mean reads. A ReLU counts by its last call
+    alone, and its block calls the same one after the 1x1 and after the depthwise convolution.
+    """
+    total = convolutions(found)
+    for before, op in zip([None, None, *found], found):
+        total += op.macs // op.kernel if op.outputs and op.bias else 0
+        total += 4 * op.elements if op.name == "batch_norm" else 0
+        total += math.isqrt(op.window) * op.elements if "pool2d" in op.name else 0
+        total += op.window * op.elements if op.name == "mean" else 0
+        total += op.elements if op.name == "relu" and before and before.outputs and before.macs == before.kernel * before.elements else 0
+    return total
+
+
+FLOPS = {
+    "10^9 MACs": lambda found: convolutions(found) / 1e9,
+    "2^30 MACs": lambda found: convolutions(found) / 2**30,
+    "MACs and elements": lambda found: with_elements(found) / 1e9,
+    "thop 0.0.22": lambda found: thop_0_0_22(found) / 1e9,
+}
+PARAMETERS = {"millions": lambda count: count / 1e6, "MiB of float32": lambda count: FLOAT * count / 2**20}

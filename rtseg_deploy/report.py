@@ -73,12 +73,44 @@ def remarks(benchmarks):
         yield f"{name}: {path}"
 
 
-def networks_table(rows, resolution):
-    """rows: [(Network, complexity)]."""
-    table = Table("name", "parameters", f"GMACs at {size(resolution)}", "logits at", "sizes", "checkpoints of", "paper")
-    for network, count in rows:
-        macs = f"{count['macs'] / 1e9:.3f}" if count["macs"] else "size not taken"
-        table.add_row(network.name, f"{count['parameters']:,}", macs, f"1/{network.stride}",
-                      f"multiples of {network.multiple}" if network.multiple > 1 else "any",
-                      "\n".join(dialect.source for dialect in network.dialects), network.paper)
+def plain_table(headings, rows):
+    """Values as they are, under their headings; a column that is empty in every row is left out."""
+    kept = [n for n in range(len(headings)) if any(row[n] not in ("", None) for row in rows)]
+    table = Table(*(Column(headings[n].strip(), justify="right" if isinstance(rows[0][n], (int, float)) else "left") for n in kept), box=SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*(Text(cell(row[n])) for n in kept))
     return table
+
+
+def markdown_table(headings, rows):
+    """The same for a document."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(cell(value).strip().replace("|", "\\|") for value in line) + " |" for line in lines)
+
+
+def cell(value):
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def inspection_table(found):
+    """found: see inspection.inspect."""
+    table = Table("", "", show_header=False, box=SIMPLE_HEAD)
+    wrapped = " in ".join([*("prefix " + p.rstrip(".") for p in found["prefixes"]), *reversed(found["containers"])]) or "none"
+    rows = [("network", found["network"] or "none that is known"), ("wrapper", wrapped),
+            ("weights", f"{found['tensors']} tensors, {found['parameters']:,} parameters, saved as {', '.join(found['saved_as'])}")]
+    if found["beside"]:
+        rows.append(("beside them", ", ".join(f"{name} {value}" for name, value in found["beside"].items())))
+    if found["network"]:
+        rows[1:1] = [("saved by", f"{found['source']} ({found['dialect']})"), ("classes", str(found["classes"])),
+                     ("arithmetic", ", ".join(f"{name} {value}" for name, value in found["arithmetic"].items()) or "as the paper's"),
+                     ("enlarged", {"corners": "bilinear, corners aligned"}.get(found["enlarged"], found["enlarged"])),
+                     ("sizes", f"multiples of {found['multiple']}" if found["multiple"] > 1 else "any"),
+                     ("trained to see", f"RGB / 255, mean {found['normalisation']['mean']}, std {found['normalisation']['std']}"),
+                     ("not needed", f"{found['dropped']} tensors: {', '.join(found['dropped_keys'])}" if found["dropped"] else "nothing")]
+    else:
+        rows.append(("why", f"{found['why']}; {found['fix']}"))
+        rows += [(f"nearest {n}", f"{near['network']} as {near['source']} saves it: {'; '.join(near['differences']) or 'exact'}")
+                 for n, near in enumerate(found["nearest"], 1)]
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    return Group(Text(found["file"], no_wrap=True, overflow="ignore"), table)

@@ -1,4 +1,4 @@
-"""Facts as rows, each with its source: what the targets are, and what the classes of a data set are called and coloured."""
+"""Facts as rows, each with its source: targets, classes of data sets, and what the papers print of their own networks."""
 import csv
 from dataclasses import dataclass
 from functools import cache
@@ -35,6 +35,46 @@ def target(name):
         return targets()[name]
     except KeyError:
         raise RtsegError(f"no target is called {name!r}", f"the known ones: {', '.join(targets())}") from None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a paper prints of one of its own networks; None where it prints nothing. The image is resized from `resolution` to `input` first."""
+    network: str                    # a name of the registry
+    paper: str
+    table: str
+    resolution: tuple               # (height, width)
+    input: tuple
+    parameters: float | None        # in the paper's unit, as is
+    gflops: float | None
+    fps: float | None
+    ms: float | None
+    device: str
+
+
+@cache
+def papers():
+    """Every Figure, in the order of the papers' tables."""
+    def number(text):
+        return float(text) if text else None
+
+    def sides(text):
+        return tuple(map(int, text.split("x")))
+
+    return [Figure(**{**row, **{c: sides(row[c]) for c in ("resolution", "input")}, **{c: number(row[c]) for c in ("parameters", "gflops", "fps", "ms")}})
+            for row in rows("papers.csv")]
+
+
+@cache
+def counting():
+    """Paper -> how it counts: parameters_as, gflops_as, source."""
+    return {row["paper"]: row for row in rows("counting.csv")}
+
+
+@cache
+def differences():
+    """(network, column) -> why the paper's figure cannot be met."""
+    return {(row["network"], row["column"]): row["reason"] for row in rows("differences.csv")}
 
 
 @dataclass(frozen=True)

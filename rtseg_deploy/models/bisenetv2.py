@@ -217,8 +217,8 @@ NETWORKS = (
     variant("l", width=2.0, depth=3),
     variant("literal", LITERALLY, **LITERAL, head=64),
     variant("l-literal", LITERALLY, **LITERAL, head=256, width=2.0, depth=3),
-    *(variant(f"w{width}", width=width) for width in (1.25, 1.5, 1.75, 2.0)),
-    *(variant(f"d{depth}", depth=depth) for depth in (2, 3, 4)),
+    *(variant(f"w{width}", LITERALLY, **LITERAL, head=256, width=width) for width in (1.25, 1.5, 1.75, 2.0)),  # Table 5
+    *(variant(f"d{depth}", LITERALLY, **LITERAL, head=64, depth=depth) for depth in (2, 3, 4)),
 )
 
 LOOKALIKES = (
