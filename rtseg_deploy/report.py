@@ -22,6 +22,10 @@ def artifact_table(path, artifact):
     table.add_row("BatchNorm", f"{fold['before']} before, {fold['back']} folded back, {fold['forward']} folded forward, {len(fold['kept'])} kept")
     for row in fold["kept"]:
         table.add_row("", f"{row['node']}: not back, {row['back']}; not forward, {row['forward']}")
+    scales = fold["scales"]
+    if scales["before"]:
+        table.add_row("constant scales", f"{scales['before']} before, {scales['back']} folded back, {scales['forward']} folded forward, "
+                                         f"{scales['merged']} merged, {len(scales['kept'])} kept")
     bar = artifact.checks["parity"]["bar"]
     for name, row in artifact.checks["parity"]["inputs"].items():
         table.add_row(f"parity, {name}", f"max |Δ| {row['relative']:.1e} of the logits' scale (bar {bar[0]:.0e}), labels equal {row['labels_equal']:.4%}")

@@ -67,7 +67,9 @@ def test_the_sidecar_says_what_it_is(trained, artifact):
     assert described.sha256 == files.sha256(artifact)
     assert described.parent == {"file": str(demo.CHECKPOINT), "sha256": files.sha256(demo.CHECKPOINT)}
     assert (described.model, described.dialect, described.classes, described.class_set) == ("sgcpnet", "official", 11, "camvid")
-    assert described.checks["fold"] == {"before": 71, "back": 71, "forward": 0, "kept": []}
+    fold = described.checks["fold"]
+    assert (fold["before"], fold["back"], fold["forward"], fold["kept"]) == (71, 71, 0, [])
+    assert {**fold["scales"], "kept": len(fold["scales"]["kept"])} == {"before": 27, "back": 9, "forward": 0, "merged": 0, "kept": 18}
     assert described.checks["parity"]["ok"] and described.resolution == RESOLUTION
     assert {"torch", "onnx", "onnxruntime", "polygraphy"} <= described.versions.keys()
     assert described.weights_bytes == sum(np.prod(t.dims) * 4 for t in onnx.load(artifact).graph.initializer if t.data_type == 1) + sum(

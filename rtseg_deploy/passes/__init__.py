@@ -1,46 +1,68 @@
 """Exact rewrites of an ONNX graph, one file each: what it does, the algebra, when it refuses.
 
-They work on onnx_graphsurgeon graphs, in place. A folding rule is a module with why_not(bn, graph), a reason or "", and fold(bn).
+They work on onnx_graphsurgeon graphs, in place. A rule is a module with OPS, the operators that it is for, why_not(node, graph), a
+reason or "", and fold(node).
 """
+from collections import Counter
+
 import onnx
 import onnx_graphsurgeon as gs
 
 from ..errors import RtsegError
-from . import clean, fold_back, fold_forward
+from . import affine, chains, clean, fold_back, fold_forward, hardswish, scale_back, scale_forward
+
+RULES = (fold_back, fold_forward, scale_back, scale_forward, chains)  # one can make another possible
 
 
 def optimise(model):
-    """(cleaned and folded model, fold report). Raises RtsegError if a BatchNormalization that can be folded is left."""
+    """(cleaned and folded model, report). Raises RtsegError if a node that can be folded is left.
+
+    The report counts BatchNormalizations and, under "scales", nodes that scale or shift by a constant: before, folded back, folded
+    forward, merged with another or without effect, kept with the reasons. Those that became part of a HardSwish are not counted.
+    """
     graph = gs.import_onnx(clean.constants(model))
-    before = sum(node.op == "BatchNormalization" for node in graph.nodes)
-    back = forward = 0
-    while True:
-        folded = fold_all(fold_back, graph), fold_all(fold_forward, graph)
-        if not any(folded):
-            break
-        back += folded[0]
-        forward += folded[1]
+    for node in graph.nodes:
+        node.name = node.name or node.outputs[0].name  # reasons name nodes
     clean.tidy(graph)
-    kept = [explain(node, graph) for node in graph.nodes if node.op == "BatchNormalization"]
-    for row in kept:
-        if not (row["back"] and row["forward"]):
-            raise RtsegError(f"{row['node']} can be folded and was not: the export would not be what it says")
-    return checked(gs.export_onnx(graph)), {"before": before, "back": back, "forward": forward, "kept": kept}
+    activations = fold_all(hardswish, graph)
+    clean.tidy(graph)
+    norms, scales, done = len(batch_norms(graph)), len(constant_scales(graph)), Counter()
+    while any((step := {rule: fold_all(rule, graph) for rule in RULES}).values()):
+        done.update(step)
+        clean.tidy(graph)
+    return checked(gs.export_onnx(graph)), {
+        "before": norms, "back": done[fold_back], "forward": done[fold_forward],
+        "kept": [explain(node, fold_back, fold_forward, graph) for node in batch_norms(graph)],
+        "scales": {"before": scales, "back": done[scale_back], "forward": done[scale_forward], "merged": done[chains],
+                   "kept": [explain(node, scale_back, scale_forward, graph) for node in constant_scales(graph)]},
+        "hardswish": activations}
 
 
 def fold_all(rule, graph):
-    """Apply a folding rule wherever it does not refuse; returns how often."""
-    foldable = [node for node in graph.nodes if node.op == "BatchNormalization" and not rule.why_not(node, graph)]
-    for bn in foldable:
-        rule.fold(bn)
-    folded = set(map(id, foldable))
-    graph.nodes = [node for node in graph.nodes if id(node) not in folded]
-    return len(foldable)
+    """Apply a rule wherever it does not refuse; returns how often."""
+    count = 0
+    for node in graph.nodes:
+        if node.op in rule.OPS and node.outputs and not rule.why_not(node, graph):
+            rule.fold(node)
+            count += 1
+    graph.nodes = [node for node in graph.nodes if node.outputs]
+    return count
 
 
-def explain(bn, graph):
-    """Why a BatchNormalization stays, in both directions; an empty reason means that it could have been folded."""
-    return {"node": bn.name, "back": fold_back.why_not(bn, graph), "forward": fold_forward.why_not(bn, graph)}
+def batch_norms(graph):
+    return [node for node in graph.nodes if node.op == "BatchNormalization"]
+
+
+def constant_scales(graph):
+    return [node for node in graph.nodes if affine.operands(node)]
+
+
+def explain(node, back, forward, graph):
+    """Why a node stays, in both directions. Raises RtsegError where it could have been folded."""
+    row = {"node": node.name, "back": back.why_not(node, graph), "forward": forward.why_not(node, graph)}
+    if not (row["back"] and row["forward"]):
+        raise RtsegError(f"{row['node']} can be folded and was not: the export would not be what it says")
+    return row
 
 
 def checked(model):

@@ -6,10 +6,13 @@ from polygraphy.logger import G_LOGGER
 
 
 def constants(model):
-    """The model with every expression of constants, shapes included, replaced by its value (Polygraphy does it)."""
+    """The model with every expression of constants, shapes included, replaced by its value (Polygraphy does it).
+
+    Shapes are inferred by ONNX: ONNX Runtime's symbolic inference overlooks the axes of a Resize and gives its result another rank.
+    """
     onnxruntime.set_default_logger_severity(3)  # it evaluates the expressions, and warns of each that it does not simplify first
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
-        return fold_constants(infer_shapes(model))
+        return fold_constants(infer_shapes(model, allow_onnxruntime=False), allow_onnxruntime_shape_inference=False)
 
 
 def tidy(graph):
@@ -38,10 +41,14 @@ def bypass(node, graph):
 
 
 def share(graph):
-    """Keep one of the initialisers that are equal in type, shape and bytes."""
-    first = {}
+    """Keep one of the initialisers that are equal in type, shape and bytes; none that differ keep one name."""
+    first, names = {}, set()
     for node in graph.nodes:
         for index, tensor in enumerate(node.inputs):
             if isinstance(tensor, gs.Constant):
                 key = (tensor.values.dtype.str, tensor.values.shape, tensor.values.tobytes())
                 node.inputs[index] = first.setdefault(key, tensor)
+    for tensor in first.values():
+        while tensor.name in names:
+            tensor.name += "_"
+        names.add(tensor.name)

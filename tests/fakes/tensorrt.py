@@ -251,8 +251,8 @@ class OnnxParser:
             self._state["logger"].log(self._trt.ILogger.ERROR, error)
         if not errors:
             network["graph"] = graph
-            kinds = graph.get("kinds", {})
-            network["layers"] = [new(self._trt.ILayer, name=name, dtype=self._trt.DataType[kind], layer_kind=self._trt.LayerType[kinds.get(name, "CONVOLUTION")])
+            kinds, types = graph.get("kinds", {}), self._trt.LayerType
+            network["layers"] = [new(self._trt.ILayer, name=name, dtype=self._trt.DataType[kind], layer_kind=types[kinds.get(name, "CONVOLUTION")])
                                  for name, kind in graph["layers"]]
         return not errors
 
