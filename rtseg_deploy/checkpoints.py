@@ -59,7 +59,7 @@ class Fit:
     state: dict
     missing: tuple
     extra: tuple
-    misshapen: tuple                # (key, its shape, the network's)
+    misshapen: tuple                # (key, its shape, the network's); missing keys are ours, the others the file's
     dropped: tuple                  # keys that inference has no use for: auxiliary heads
 
     @property
@@ -114,6 +114,8 @@ def origin(artifact):
 def read(path):
     """The object in a checkpoint file, only tensors and plain values. Raises RtsegError."""
     torch = need("torch")
+    if is_safetensors(path):
+        return read_safetensors(path)
     try:
         with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -121,6 +123,25 @@ def read(path):
     except OSError as error:
         raise RtsegError(f"{path}: {error.strerror or 'cannot be read'}") from None
     except BROKEN as error:
+        raise _unreadable(path, str(error)) from None
+
+
+def is_safetensors(path):
+    """By its name, or by its beginning: the length of a JSON object, and the object."""
+    if Path(path).suffix == ".safetensors":
+        return True
+    try:
+        with open(path, "rb") as file:
+            return file.read(10)[8:10] == b'{"'
+    except OSError:
+        return False
+
+
+def read_safetensors(path):
+    library, loader = need("safetensors"), need("safetensors.torch")
+    try:
+        return loader.load_file(path)
+    except (library.SafetensorError, OSError, *BROKEN) as error:
         raise _unreadable(path, str(error)) from None
 
 
@@ -210,7 +231,7 @@ def could_be(saved, dialect):
 
 def fit_to(saved, network, dialect, lenient=False):
     """Compare a state dict with what a network expects, in that dialect. lenient: BatchNorm's counters, which inference ignores, may be missing."""
-    renamed, twice, dropped = {}, [], []
+    renamed, theirs, twice, dropped = {}, {}, [], []
     for key, value in saved.state.items():
         if any(re.search(p, key) for p in dialect.drops):
             dropped.append(key)
@@ -218,17 +239,17 @@ def fit_to(saved, network, dialect, lenient=False):
         name = renamed_key(key, dialect)
         if name in renamed:
             twice.append(key)  # two keys for one tensor: which was trained cannot be known
-        renamed[name] = value
+        renamed[name], theirs[name] = value, key
     classes, heads = classes_in(saved.state, renamed, dialect)
     expected = shapes(network, dialect, classes)
     if lenient:
         torch = need("torch")
         renamed = {**{key: torch.zeros((), dtype=torch.int64) for key in expected if key.endswith(COUNTER)}, **renamed}
     found = {key: tuple(value.shape) for key, value in renamed.items()}
-    misshapen = [(k, found[k], expected[k]) for k in expected if k in found and found[k] != expected[k]]
+    misshapen = [(theirs[k], found[k], expected[k]) for k in expected if k in found and found[k] != expected[k]]
     return Fit(network, dialect, classes, renamed,
                missing=tuple(k for k in expected if k not in found),
-               extra=(*(k for k in found if k not in expected), *twice), misshapen=(*misshapen, *heads), dropped=tuple(dropped))
+               extra=(*(theirs[k] for k in found if k not in expected), *twice), misshapen=(*misshapen, *heads), dropped=tuple(dropped))
 
 
 def classes_in(state, renamed, dialect):
@@ -282,7 +303,7 @@ def choose(candidates, path="checkpoint", saved=None):
             raise RtsegError(f"{path} is {row.what}", row.fix)
     nearest = candidates[0]
     if nearest.missing and not nearest.extra and not nearest.misshapen and all(key.endswith(COUNTER) for key in nearest.missing):
-        raise RtsegError(f"{path} fits {nearest.name} but for BatchNorm's counters: a PyTorch before 0.4.1 saved it, or InPlaceABN, whose activation is another",
+        raise RtsegError(f"{path} fits {nearest.name} but for BatchNorm's counters: PyTorch before 0.4.1 saved it, or InPlaceABN, whose activation is another",
                          f"if it was trained with plain BatchNorm and ReLU: --dialect {nearest.dialect.name}")
     raise RtsegError(f"{path} fits no known network; the nearest is {nearest.network.name} as {nearest.dialect.source} saves it: "
                      + "; ".join(differences(nearest)), "rtseg-deploy models --dialects lists the implementations that are known")

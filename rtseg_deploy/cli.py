@@ -2,112 +2,20 @@
 
 Exit status: 0 good, 1 failed, 2 usage, 3 measured but unstable. Only click is imported here; commands import what they need.
 """
-import contextlib
-import errno
 import json
 import os
 import signal
 import sys
-import traceback
 
 import click
 
 from . import __version__
 from .errors import RtsegError, need
+from .terminal import Commands, Size, progress, show, unforeseen, warn
 
 UNSTABLE = 3
-
-
-class Size(click.ParamType):
-    """HEIGHTxWIDTH -> (height, width)."""
-    name = "HxW"
-
-    def convert(self, value, param, ctx):
-        height, _, width = value.partition("x")
-        if not (height.isdecimal() and width.isdecimal() and 0 < int(height) <= 16384 and 0 < int(width) <= 16384):
-            self.fail(f"{value!r} is not HEIGHTxWIDTH in pixels, such as 360x480 or 1024x2048", param, ctx)
-        return int(height), int(width)
-
-
-class Commands(click.Group):
-    """A group whose every failure is one line and an exit status; RTSEG_DEBUG=1 shows the traceback as well."""
-
-    def main(self, *args, **kwargs):
-        try:
-            status = super().main(*args, **{**kwargs, "standalone_mode": False})
-        except RtsegError as error:
-            fail(error.what, error.fix)
-        except click.UsageError as error:
-            command = error.ctx.command_path if error.ctx else "rtseg-deploy"
-            fail(error.format_message(), f"see {command} --help", error.exit_code)
-        except click.ClickException as error:
-            fail(error.format_message(), status=error.exit_code)
-        except BrokenPipeError:  # who reads the pipe has enough: end without a word
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
-        except (KeyboardInterrupt, click.Abort):
-            fail("interrupted; nothing half-written was left")
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            fail(f"{error.filename or 'writing'}: {error.strerror or error}", "nothing half-written was left; free some space" if full else "")
-        sys.exit(status if isinstance(status, int) else 0)
-
-
-def fail(what, fix="", status=1):
-    """End with one line on stderr."""
-    if os.environ.get("RTSEG_DEBUG"):
-        traceback.print_exc()
-    line = " ".join(f"rtseg-deploy: {what}{'; ' + fix if fix else ''}".split())
-    click.echo("".join(letter if letter.isprintable() else "?" for letter in line), err=True)  # names in files may hold terminal escapes
-    sys.exit(status)
-
-
-def unforeseen(kind, error, trace):
-    """The last resort, a hook and not an except clause: a fault of ours is also one line."""
-    if os.environ.get("RTSEG_DEBUG"):
-        traceback.print_exception(kind, error, trace)
-    first = (str(error).splitlines() or [""])[0]
-    click.echo(f"rtseg-deploy: a fault of rtseg-deploy itself: {kind.__name__}: {first}; please report it with the output of RTSEG_DEBUG=1", err=True)
-
-
-@contextlib.contextmanager
-def progress():
-    """Yields tell(step, fraction done or None): a bar on a terminal, a line a step elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        told = []
-
-        def tell(step, done):
-            if step not in told[-1:]:
-                told.append(step)
-                click.echo(f"  {step}", err=True)
-        yield tell
-        return
-    # twice a second: drawing must not take processor time from what is measured
-    with Progress(SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), console=console,
-                  transient=True, refresh_per_second=2) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda step, done: bar.update(task, description=step, total=None if done is None else 1.0, completed=done or 0)
-
-
-def show(*renderables):
-    """Print to stdout, at the terminal's width or wide enough for a file."""
-    from rich.console import Console
-
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    for renderable in renderables:
-        console.print(renderable, highlight=False, markup=False, soft_wrap=isinstance(renderable, str))
-
-
-def warn(lines):
-    for line in lines:
-        click.echo(f"warning: {line}", err=True)
-
-
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+as_markdown = click.option("--markdown", is_flag=True, help="Print a table for a document.")
 need_export = ("torch", "onnx", "onnx_graphsurgeon", "polygraphy", "onnxruntime")
 
 
@@ -131,9 +39,10 @@ def cli(context):
 @click.option("--resolution", type=Size(), default="512x1024", show_default=True, help="Size to count at.")
 @click.option("--dialects", is_flag=True, help="List the public implementations whose checkpoints load, and what each means by them.")
 @click.option("--papers", is_flag=True, help="Compare with the papers' figures, each counted its paper's way.")
-@click.option("--markdown", is_flag=True, help="Print a table for a document.")
+@click.option("--folding", is_flag=True, help="Export each and show what becomes of its BatchNorm, and why what stays stays.")
+@as_markdown
 @as_json
-def models(resolution, dialects, papers, markdown, as_json):
+def models(resolution, dialects, papers, folding, markdown, as_json):
     """List the networks: parameters, multiply-accumulates, memory, and whose checkpoints are known.
 
     \b
@@ -145,20 +54,25 @@ def models(resolution, dialects, papers, markdown, as_json):
     from . import listing
 
     with progress() as tell:
-        headings, rows = listing.dialects() if dialects else listing.papers(tell) if papers else listing.networks(resolution, tell)
-    print_rows(headings, rows, markdown, as_json)
+        if folding:
+            need(*need_export)
+            from .matrix import folding as fold_all
+            rows = fold_all(tell)
+        else:
+            rows = listing.dialects() if dialects else listing.papers(tell) if papers else listing.networks(resolution, tell)
+    print_rows(rows, markdown, as_json)
 
 
-def print_rows(headings, rows, markdown, as_json):
-    """Rows of values under headings: as JSON objects, as a document's table, or as the terminal's."""
+def print_rows(rows, markdown, as_json):
+    """Rows, dicts of plain values: as JSON, as a document's table, or as the terminal's."""
     from .report import markdown_table, plain_table
 
     if as_json:
-        click.echo(json.dumps([dict(zip(headings, row)) for row in rows], indent=1))
+        click.echo(json.dumps(rows, indent=1))
     elif markdown:
-        click.echo(markdown_table(headings, rows))
+        click.echo(markdown_table(rows))
     else:
-        show(plain_table(headings, rows))
+        show(plain_table(rows))
 
 
 @cli.command()
@@ -312,6 +226,30 @@ def build_engine(model, target, fp16, engines, as_json):
         if engine.precision == "fp16":
             show(f"in FP32: {', '.join(engine.checks['layers']['fp32_names']) or 'no layer'}")
         show(str(path))
+
+
+@cli.command()
+@click.option("--network", "networks", multiple=True, help="Repeat for several; all if not given.")
+@click.option("--resolution", "resolutions", type=Size(), multiple=True, help="Repeat for several; those of the network's paper if not given.")
+@click.option("--target", default="rtx-2080ti", show_default=True, help="The device to compile for.")
+@click.option("-o", "--output", "folder", default="matrix", show_default=True, type=click.Path(file_okay=False), help="A file a row goes here.")
+@as_markdown
+@as_json
+def matrix(networks, resolutions, target, folder, markdown, as_json):
+    """Export, prove and compile every network at every size that its paper lists. Interrupted, it goes on where it was.
+
+    \b
+    Example:
+      rtseg-deploy matrix --network sgcpnet --network ddrnet-23-slim
+    """
+    need(*need_export)
+    with progress() as tell:
+        tell("loading PyTorch", None)
+        from . import matrix as every
+
+        rows = every.matrix(every.plan(networks, resolutions), target, folder, tell)
+    print_rows(rows if as_json else every.table(rows), markdown, as_json)
+    sys.exit(1 if any("failed" in row for row in rows) else 0)
 
 
 @cli.command()

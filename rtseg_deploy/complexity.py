@@ -42,14 +42,16 @@ def operations(module, resolution):
     return [row for row in found if row.name not in VIEWS]
 
 
-VIEWS = {"view", "reshape", "_unsafe_view", "unsqueeze", "squeeze", "permute", "transpose", "slice", "select", "expand", "detach", "alias", "t", "unbind",
-         "empty", "empty_like", "_to_copy", "as_strided", "pixel_shuffle", "lift_fresh"}
+# what moves no numbers, or only to other places
+VIEWS = {"view", "reshape", "unsqueeze", "squeeze", "permute", "transpose", "slice", "select", "narrow", "expand", "detach", "alias", "unbind", "empty",
+         "pixel_shuffle"}
 
 
 def operation(name, arguments, result):
     if name == "conv2d":
         weight = arguments[1]
-        return Operation(name, result.numel() * weight[0].numel(), result.numel(), weight.shape[0], len(arguments) > 2 and arguments[2] is not None, 1, math.prod(weight.shape[2:]))
+        bias = len(arguments) > 2 and arguments[2] is not None
+        return Operation(name, result.numel() * weight[0].numel(), result.numel(), weight.shape[0], bias, 1, math.prod(weight.shape[2:]))
     if name in ("mm", "bmm", "matmul"):
         return Operation(name, result.numel() * arguments[0].shape[-1], result.numel(), 0, False, 1, 1)
     window = 1

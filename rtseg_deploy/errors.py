@@ -10,7 +10,7 @@ class RtsegError(Exception):
         self.what, self.fix = what, fix
 
 
-EXTRAS = {"torch": "export", "onnx": "export", "onnx_graphsurgeon": "export", "polygraphy": "export",
+EXTRAS = {"torch": "export", "onnx": "export", "onnx_graphsurgeon": "export", "polygraphy": "export", "safetensors": "export",
           "onnxruntime": "cpu", "tensorrt_rtx": "rtx"}
 
 

@@ -1,4 +1,4 @@
-"""Tables of what is known: (headings, rows of plain values), for the terminal, a document or a script."""
+"""Lists of what is known, as rows of plain values: for the terminal, a document or a script."""
 from . import facts, models
 from .complexity import FLOPS, PARAMETERS, complexity, operations
 from .errors import need
@@ -9,16 +9,18 @@ CLOSE = 0.01                        # a difference beyond it needs a reason
 
 def networks(resolution, tell):
     """Every network at (height, width)."""
-    headings = ["network", "parameters", f"GMACs at {size(resolution)}", "of all operations", "weights MiB", "activations MiB", "logits at", "sizes",
-                "implementations", "paper", "note"]
-    rows = []
-    for network in models.networks().values():
-        tell(f"counting {network.name}", None)
-        count = complexity(network, resolution)
-        giga = [round(count[name] / 1e9, 3) if count[name] else "size not taken" for name in ("macs", "all_macs")]
-        mib = [round(count[name] / 2**20, 1) if count[name] else "" for name in ("weights_bytes", "activation_bytes")]
-        rows.append([network.name, count["parameters"], *giga, *mib, f"1/{network.stride}", grid(network.multiple), len(network.dialects), network.paper, network.note])
-    return headings, rows
+    return [network_row(network, resolution, tell) for network in models.networks().values()]
+
+
+def network_row(network, resolution, tell):
+    tell(f"counting {network.name}", None)
+    count = complexity(network, resolution)
+    macs, every = (round(count[name] / 1e9, 3) if count[name] else "size not taken" for name in ("macs", "all_macs"))
+    weights, activations = (round(count[name] / 2**20, 1) if count[name] else "" for name in ("weights_bytes", "activation_bytes"))
+    owners = list(dict.fromkeys(dialect.source.partition("/")[0] for dialect in network.dialects))
+    return {"network": network.name, "parameters": count["parameters"], "GMACs": macs, "of all operations": every, "weights MiB": weights,
+            "activations MiB": activations, "at": size(resolution), "logits at": f"1/{network.stride}", "sizes": grid(network.multiple),
+            "checkpoints of": owners, "paper": network.paper, "note": network.note}
 
 
 def grid(multiple):
@@ -27,52 +29,48 @@ def grid(multiple):
 
 def dialects():
     """Every implementation of every network whose checkpoints load."""
-    headings = ["network", "dialect", "source", "arithmetic", "enlarged", "sizes", "note"]
-    rows = []
-    for network in models.networks().values():
-        for dialect in network.dialects:
-            arithmetic = ", ".join(f"{name} {getattr(value, '__name__', value)}" for name, value in dialect.variant.items())
-            note = "only when asked for" if dialect.asked else f"where {dialect.beside} is saved beside the weights" if dialect.beside else ""
-            enlarged = "bilinear, corners aligned" if dialect.enlarge == "corners" else "bilinear"
-            if dialect.variant.get("shuffle") or dialect.name == "ooooverflow":
-                enlarged = "by the network itself"
-            rows.append([network.name, dialect.name, dialect.source, arithmetic, enlarged, grid(network.grid(dialect)), note])
-    return headings, rows
+    return [dialect_row(network, dialect) for network in models.networks().values() for dialect in network.dialects]
+
+
+def dialect_row(network, dialect):
+    arithmetic = ", ".join(f"{name} {getattr(value, '__name__', value)}" for name, value in dialect.variant.items())
+    note = "only when asked for" if dialect.asked else f"with {dialect.beside} beside the weights" if dialect.beside else ""
+    itself = dialect.variant.get("shuffle") or dialect.variant.get("form")
+    return {"network": network.name, "dialect": dialect.name, "source": dialect.source, "arithmetic": arithmetic,
+            "enlarged": "by itself" if itself else {"corners": "corners aligned"}.get(dialect.enlarge, dialect.enlarge),
+            "sizes": grid(network.grid(dialect)), "note": note}
 
 
 def papers(tell):
     """Every network that a paper prints parameters or FLOPs of: true counts, the same in the paper's way, the paper's figure, the difference."""
-    headings = ["network", "table", "input", "parameters", "as the paper counts", "paper", "difference %", "GMACs", "as the paper counts ", "paper ",
-                "difference % ", "reason"]
-    torch = need("torch")
-    printed = {}
+    return [paper_row(*key, figures, tell) for key, figures in printed().items()]
+
+
+def printed():
+    """(network, paper, input) -> the paper's figures of it that name parameters or FLOPs."""
+    found = {}
     for figure in facts.papers():
         if figure.parameters or figure.gflops:
-            key = figure.network, figure.paper, figure.input
-            known = printed.setdefault(key, {"tables": [], "parameters": None, "gflops": None})
-            known["tables"] = list(dict.fromkeys([*known["tables"], figure.table.removeprefix("Table ")]))
-            known["parameters"] = known["parameters"] or figure.parameters
-            known["gflops"] = known["gflops"] or figure.gflops
-    rows = []
-    for (name, paper, resolution), known in printed.items():
-        tell(f"counting {name} at {size(resolution)}", None)
-        with torch.device("meta"):
-            module = models.find(name).module(19).eval()
-        found = operations(module, resolution)
-        counted = {"parameters": sum(p.numel() for p in module.parameters()), "gflops": round(FLOPS["10^9 MACs"](found), 3)}
-        way = facts.counting()[paper]
-        theirs = {"parameters": PARAMETERS[way["parameters_as"]](counted["parameters"]), "gflops": FLOPS[way["gflops_as"]](found)}
-        cells, reasons = [], []
-        for column in ("parameters", "gflops"):
-            cells += compared(counted[column], theirs[column], known[column], way[f"{column}_as"])
-            if known[column] and abs(theirs[column] / known[column] - 1) > CLOSE:
-                reasons.append(facts.differences().get((name, column), "?"))
-        rows.append([name, f"{paper} {', '.join(known['tables'])}", size(resolution), *cells, "; ".join(reasons)])
-    return headings, rows
+            found.setdefault((figure.network, figure.paper, figure.input), []).append(figure)
+    return found
 
 
-def compared(count, theirs, printed, unit):
-    """[true count, in the paper's unit, the paper's figure, difference in %]; the last three empty where the paper prints none."""
-    if not printed:
-        return [count, "", "", ""]
-    return [count, f"{theirs:.4g} {unit}", printed, f"{100 * (theirs / printed - 1):+.2f}"]
+def paper_row(name, paper, resolution, figures, tell):
+    tell(f"counting {name} at {size(resolution)}", None)
+    torch = need("torch")
+    with torch.device("meta"):
+        module = models.find(name).module(19).eval()
+    found = operations(module, resolution)
+    way = facts.counting()[paper]
+    parameters = sum(p.numel() for p in module.parameters())
+    ours = {"parameters": PARAMETERS[way["parameters_as"]](parameters), "gflops": FLOPS[way["gflops_as"]](found)}
+    row = {"network": name, "paper": f"{paper} {', '.join(dict.fromkeys(f.table.removeprefix('Table ') for f in figures))}", "input": size(resolution),
+           "parameters": parameters, "GMACs": round(FLOPS["10^9 MACs"](found), 3)}
+    reasons = []
+    for column, heading, unit in (("parameters", "M", way["parameters_as"]), ("gflops", "GFLOPs", way["gflops_as"])):
+        theirs = next((getattr(f, column) for f in figures if getattr(f, column)), None)
+        row.update({f"its {heading}": theirs or "", f"our {heading}": float(f"{ours[column]:.4g}") if theirs else "", f"{heading} as": unit if theirs else "",
+                    f"Δ {heading} %": f"{100 * (ours[column] / theirs - 1):+.2f}" if theirs else ""})
+        if theirs and abs(ours[column] / theirs - 1) > CLOSE:
+            reasons.append(facts.differences().get((name, column), "?"))
+    return {**row, "reason": "; ".join(reasons)}

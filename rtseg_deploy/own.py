@@ -60,10 +60,11 @@ def fill(module, state, checkpoint, spec):
     """Load a state dict, exactly. Raises RtsegError with the differences."""
     expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in state.items()}
-    wrong = [key for key in expected.keys() & found.keys() if expected[key] != found[key]]
-    for what, keys in (("missing", expected.keys() - found.keys()), ("extra", found.keys() - expected.keys()), ("of another shape", set(wrong))):
+    wrong = {key for key in expected.keys() & found.keys() if expected[key] != found[key]}
+    for what, keys in (("missing", expected.keys() - found.keys()), ("extra", found.keys() - expected.keys()), ("of another shape", wrong)):
         if keys:
-            raise RtsegError(f"{checkpoint} is no checkpoint of {spec}: {len(keys)} keys {what}, such as {min(keys)}", "give the factory the arguments it was trained with")
+            raise RtsegError(f"{checkpoint} is no checkpoint of {spec}: {len(keys)} keys {what}, such as {min(keys)}",
+                             "give the factory the arguments it was trained with")
     module.load_state_dict(state)
 
 

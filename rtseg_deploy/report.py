@@ -77,22 +77,26 @@ def remarks(benchmarks):
         yield f"{name}: {path}"
 
 
-def plain_table(headings, rows):
-    """Values as they are, under their headings; a column that is empty in every row is left out."""
-    kept = [n for n in range(len(headings)) if any(row[n] not in ("", None) for row in rows)]
-    table = Table(*(Column(headings[n].strip(), justify="right" if isinstance(rows[0][n], (int, float)) else "left") for n in kept), box=SIMPLE_HEAD)
+def plain_table(rows):
+    """Rows, dicts of plain values, as a table; what is the same in every row, or empty, and longer words, go under it."""
+    asides = [name for name in ("paper", "reason", "note") if name in rows[0]]
+    names = [name for name in rows[0] if name not in asides and any(row[name] not in ("", None, []) for row in rows)]
+    table = Table(*(Column(name, justify="right" if isinstance(rows[0][name], (int, float)) else "left") for name in names), box=SIMPLE_HEAD)
     for row in rows:
-        table.add_row(*(Text(cell(row[n])) for n in kept))
-    return table
+        table.add_row(*(Text(cell(row[name])) for name in names))
+    said = dict.fromkeys(f"{row['network']}: {row[name]}" for name in asides if name != "paper" for row in rows if row[name])
+    return Group(table, *said)
 
 
-def markdown_table(headings, rows):
+def markdown_table(rows):
     """The same for a document."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(cell(value).strip().replace("|", "\\|") for value in line) + " |" for line in lines)
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    return "\n".join("| " + " | ".join(cell(value).replace("|", "\\|") for value in line) + " |" for line in lines)
 
 
 def cell(value):
+    if isinstance(value, list):
+        return ", ".join(value)
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

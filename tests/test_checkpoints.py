@@ -1,15 +1,21 @@
 """What a checkpoint file may be, and what each wrong one is told."""
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
+import public
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
-from rtseg_deploy import checkpoints, demo
+from rtseg_deploy import checkpoints, demo, inspection
 from rtseg_deploy.errors import RtsegError
+
+
+DIALECTS = Path(__file__).parent / "dialects"
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +29,7 @@ def load(value, tmp_path, **options):
 
 
 def test_network_dialect_and_classes_are_found(trained):
-    assert (trained.network.name, trained.dialect, trained.classes) == ("sgcpnet", "official", 11)
+    assert (trained.network.name, trained.dialect.name, trained.classes) == ("sgcpnet", "official", 11)
     assert not trained.module.training
 
 
@@ -32,7 +38,8 @@ def test_network_dialect_and_classes_are_found(trained):
 def test_wrappers_and_prefixes(weights, container, prefix):
     state = {prefix + key.removeprefix("module."): value for key, value in weights.items()}
     found = checkpoints.tensors({"epoch": 3, container: {**state, "loss.criterion.weight": torch.ones(19)}, "optimizer": {"state": {}}})
-    assert found.keys() == {key.removeprefix("module.") for key in weights}
+    assert found.state.keys() == {key.removeprefix("module.") for key in weights}
+    assert found.containers == (container,) and found.beside == {"epoch": 3}
 
 
 def test_a_bare_state_dict_half_precision_and_numpy_scalars_load(weights, tmp_path):
@@ -86,8 +93,8 @@ def test_one_tensor_away_is_refused_by_name(weights, tmp_path):
     with pytest.raises(RtsegError) as error:
         load(state, tmp_path)
     assert "nearest is sgcpnet" in error.value.what
-    assert "1 missing (stem.0.weight)" in error.value.what and "1 extra (stem.0.kernel)" in error.value.what
-    assert "widen.1.bias is 7, not 112" in error.value.what
+    assert "1 missing (backbone.stem.0.weight)" in error.value.what and "1 extra (l1.0.kernel)" in error.value.what
+    assert "conv4.bias is 7, not 112" in error.value.what
 
 
 def test_not_finite_is_refused_by_name(weights, tmp_path):
@@ -99,8 +106,82 @@ def test_not_finite_is_refused_by_name(weights, tmp_path):
 
 @pytest.mark.parametrize("value", [{}, {"optimizer": {"state": {}, "param_groups": []}}, [1, 2], 3, {"state_dict": {}}])
 def test_no_weights_in_it(value, tmp_path):
-    with pytest.raises(RtsegError, match="holds no weights"):
+    with pytest.raises(RtsegError, match="no weights"):
         load(value, tmp_path)
+
+
+def test_an_optimizers_file_is_called_so(tmp_path):
+    network = torch.nn.Conv2d(1, 1, 1)
+    for value in (torch.optim.Adam(network.parameters()).state_dict(), {"epoch": 1, "optimizer": torch.optim.SGD(network.parameters(), 0.1).state_dict()}):
+        with pytest.raises(RtsegError, match="optimizer's state and no weights"):
+            load(value, tmp_path)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_load_and_are_told(weights, tmp_path, kind):
+    state = {key: value.to(kind) if value.is_floating_point() else value for key, value in weights.items()}
+    assert load(state, tmp_path).module.classifier.weight.dtype == torch.float32
+    assert str(kind).removeprefix("torch.") in inspection.inspect(tmp_path / "weights.pth")["saved_as"]
+
+
+def test_a_safetensors_file_loads_and_a_damaged_one_is_one_line(weights, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file({key: value.contiguous() for key, value in weights.items()}, path)
+    assert checkpoints.load(path).classes == 11
+    data = path.read_bytes()
+    for damaged in (data[:1000], data[:-1000], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(RtsegError, match="truncated"):
+            checkpoints.load(path)
+
+
+def test_heads_that_contradict_each_other_are_refused():
+    value = public.checkpoint(DIALECTS / "ddrnet23_official.txt")
+    fit = checkpoints.choose(checkpoints.fits(checkpoints.tensors(value)))
+    assert fit.classes == 19 and len(fit.dropped) == 13
+    value = public.checkpoint(DIALECTS / "bisenetv1_r18_coincheung_c0422a1.txt")
+    value["conv_out16.conv_out.weight"] = value["conv_out16.conv_out.weight"][:11]
+    with pytest.raises(RtsegError, match=r"conv_out16.conv_out.weight is 11x64x1x1, not 19x64x1x1"):
+        checkpoints.choose(checkpoints.fits(checkpoints.tensors(value)))
+
+
+def test_counters_may_be_missing_only_where_the_dialect_is_named():
+    """PyTorch before 0.4.1 saved none, and neither did networks with InPlaceABN, whose activation is another."""
+    value = public.checkpoint(DIALECTS / "bisenetv1_r18_coincheung_0471e80.txt")
+    saved = checkpoints.tensors({key: tensor for key, tensor in value.items() if not key.endswith("num_batches_tracked")})
+    with pytest.raises(RtsegError, match="InPlaceABN") as error:
+        checkpoints.choose(checkpoints.fits(saved))
+    assert "--dialect coincheung-2020" in error.value.fix
+    assert checkpoints.choose(checkpoints.fits(saved, dialect="coincheung-2020")).network.name == "bisenetv1-r18"
+
+
+@pytest.mark.parametrize("keys, words", [
+    (["conv1.0.weight", "last_layer.conv1.weight", "linear.weight"], "DDRNet pre-trained on ImageNet"), (["conv1.weight", "fc.weight"], "ResNet pre-trained"),
+    (["bneck.0.conv1.weight", "linear3.weight"], "MobileNet V3 pre-trained"), (["model.diff3.0.weight", "model.layer5_d.0.conv1.weight"], "PIDNet"),
+])
+def test_lookalikes_are_called_what_they_are(keys, words, tmp_path):
+    with pytest.raises(RtsegError, match=words):
+        load({key: torch.zeros(1) for key in keys}, tmp_path)
+
+
+def test_unknown_dialects_and_models_list_the_known_ones(weights):
+    saved = checkpoints.tensors(weights)
+    with pytest.raises(RtsegError) as error:
+        checkpoints.fits(saved, dialect="theirs")
+    assert "official" in error.value.fix and "coincheung" in error.value.fix
+    with pytest.raises(RtsegError, match="no public weights of sgcpnet-max5"):
+        checkpoints.fits(saved, "sgcpnet-max5")
+    assert checkpoints.choose(checkpoints.fits(saved, "bcpnet")).network.name == "bcpnet"
+
+
+def test_inspect_says_what_a_file_is_and_how_near_an_unknown_one_comes(weights, tmp_path):
+    found = inspection.inspect(demo.CHECKPOINT)
+    assert (found["network"], found["dialect"], found["classes"], found["prefixes"], found["containers"]) == (
+        "sgcpnet", "official", 11, ("module.",), ("segmenter",))
+    torch.save({key: value for key, value in weights.items() if "l1.0" not in key}, tmp_path / "weights.pth")
+    found = inspection.inspect(tmp_path / "weights.pth")
+    assert found["network"] is None and found["nearest"][0]["network"] == "sgcpnet"
+    assert found["nearest"][0]["differences"] == ["1 missing (backbone.stem.0.weight)"]
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

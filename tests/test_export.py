@@ -93,7 +93,7 @@ def test_portrait_is_a_warning(trained, tmp_path):
 
 
 @pytest.mark.parametrize("call, words", [
-    (dict(resolution=(100, 96), seeded="bisenetv2"), "multiples of 32, not 100x96"),
+    (dict(resolution=(100, 96), seeded="ddrnet-23-slim"), "multiples of 8, not 100x96"),
     (dict(resolution=RESOLUTION, opset=12), "opset 12"),
     (dict(resolution=RESOLUTION, class_set="cityscapes"), "cityscapes has 19 classes, this network 11"),
     (dict(resolution=RESOLUTION, class_set="kitti"), "no class set is called 'kitti'"),

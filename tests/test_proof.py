@@ -4,6 +4,7 @@ from dataclasses import asdict
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 from rtseg_deploy import checkpoints, passes, proof
@@ -17,8 +18,9 @@ RESOLUTION = 96, 128
 @pytest.fixture(scope="module")
 def traced(trained):
     net = deployed(trained, "logits", 17)
-    raw = trace(net, RESOLUTION, 17)
-    return net, raw, passes.optimise(raw)[0], asdict(trained.normalisation)
+    inputs = proof.pictures(RESOLUTION, asdict(trained.normalisation))
+    raw = trace(net, torch.from_numpy(inputs["noise"].fed), 17)
+    return net, raw, passes.optimise(raw)[0], inputs
 
 
 def changed(model, name, change):
@@ -38,8 +40,8 @@ def conv(model, number):
 
 
 def test_the_correct_graph_passes_far_below_the_bar(traced):
-    net, _, model, normalisation = traced
-    parity = proof.against(model, reference(net), RESOLUTION, normalisation, "fp32")
+    net, _, model, inputs = traced
+    parity = proof.against(model, reference(net), inputs, "fp32")
     assert parity["ok"] and set(parity["inputs"]) == {"noise", "street", "extremes"}
     assert max(row["relative"] for row in parity["inputs"].values()) < proof.BARS["fp32"][0] / 4
 
@@ -47,18 +49,18 @@ def test_the_correct_graph_passes_far_below_the_bar(traced):
 @pytest.mark.parametrize("number", [0, 20, 50, 86])
 @pytest.mark.parametrize("fault", ["bias dropped", "channel swapped", "2 % of scale"])
 def test_a_fault_in_any_layer_fails_and_the_layer_is_named(traced, number, fault):
-    net, raw, model, normalisation = traced
+    net, raw, model, inputs = traced
     node = conv(model, number)
     change = {"bias dropped": lambda b: b.__imul__(0), "channel swapped": lambda w: w.__setitem__([0, 1], w[[1, 0]]),
               "2 % of scale": lambda w: w.__imul__(1.02)}[fault]
     broken = changed(model, node.input[2 if fault == "bias dropped" else 1], change)
     with pytest.raises(RtsegError) as error:
-        prove(net, raw, broken, RESOLUTION, normalisation)
+        prove(net, raw, broken, inputs)
     assert error.value.what.startswith("the folded graph is not the network that was trained; the first tensor that departs is " + node.output[0] + " ")
 
 
 def test_a_wrong_epsilon_fails_and_is_named(trained, traced, monkeypatch):
-    net, raw, _, normalisation = traced
+    net, raw, _, inputs = traced
     honest = passes.fold_back.scale_and_shift
 
     def wrong(bn):
@@ -67,26 +69,26 @@ def test_a_wrong_epsilon_fails_and_is_named(trained, traced, monkeypatch):
 
     monkeypatch.setattr(passes.fold_back, "scale_and_shift", wrong)
     with pytest.raises(RtsegError, match="departs is /net/"):
-        prove(net, raw, passes.optimise(raw)[0], RESOLUTION, normalisation)
+        prove(net, raw, passes.optimise(raw)[0], inputs)
 
 
 def test_a_fault_of_the_exporter_is_named_by_the_module(traced):
-    net, raw, _, normalisation = traced
+    net, raw, _, inputs = traced
     name = conv(raw, 10).input[1]
     broken = changed(raw, name, lambda w: w.__imul__(1.02))
-    with pytest.raises(RtsegError, match="departs is net.stages"):
-        prove(net, broken, passes.optimise(broken)[0], RESOLUTION, normalisation)
+    with pytest.raises(RtsegError, match="departs is net.backbone.stages"):
+        prove(net, broken, passes.optimise(broken)[0], inputs)
 
 
 @pytest.mark.parametrize("mode", ["align_corners", "asymmetric"])
 def test_another_enlargement_fails(traced, mode):
-    net, raw, model, normalisation = traced
+    net, raw, model, inputs = traced
     broken = onnx.ModelProto()
     broken.CopyFrom(model)
     resize = [node for node in broken.graph.node if node.op_type == "Resize"][-1]
     next(a for a in resize.attribute if a.name == "coordinate_transformation_mode").s = mode.encode()
     with pytest.raises(RtsegError, match="departs is output"):
-        prove(net, raw, broken, RESOLUTION, normalisation)
+        prove(net, raw, broken, inputs)
 
 
 def test_not_a_number_fails():
@@ -98,9 +100,9 @@ def test_not_a_number_fails():
 @pytest.mark.parametrize("fault", ["axis", "select_last_index", "cast"])
 def test_labels_are_proven_as_well_as_logits(trained, traced, fault):
     """Faults after the logits: argmax over rows, the last of equal maxima (no label changes: it must pass), labels cast to bool."""
-    normalisation = traced[3]
+    inputs = traced[3]
     net = deployed(trained, "labels", 17)
-    model = passes.optimise(trace(net, RESOLUTION, 17))[0]
+    model = passes.optimise(trace(net, torch.from_numpy(inputs["noise"].fed), 17))[0]
     argmax = next(node for node in model.graph.node if node.op_type == "ArgMax")
     if fault == "cast":
         cast = next(node for node in model.graph.node if node.op_type == "Cast")
@@ -113,7 +115,7 @@ def test_labels_are_proven_as_well_as_logits(trained, traced, fault):
         del model.graph.output[0].type.tensor_type.shape.dim[:]
     else:
         next(a for a in argmax.attribute if a.name == "select_last_index").i = 1
-    parity = proof.against(model, reference(net), RESOLUTION, normalisation, "fp32")
+    parity = proof.against(model, reference(net), inputs, "fp32")
     assert parity["ok"] == (fault == "select_last_index")
 
 
@@ -133,17 +135,21 @@ def test_scopes_are_those_of_the_exporter(traced):
 
 
 def test_the_pictures_are_never_flat(trained):
-    for x in proof.pictures((40, 50), asdict(trained.normalisation)).values():
-        assert x.dtype == np.float32 and x.shape == (1, 3, 40, 50) and x.std() > 0.5
+    for picture in proof.pictures((40, 50), asdict(trained.normalisation)).values():
+        x = picture.normalised
+        assert np.array_equal(x, picture.fed) and x.dtype == np.float32 and x.shape == (1, 3, 40, 50) and x.std() > 0.5
+    for kind, shape in (("rgb8", (40, 50, 3)), ("rgb8-nchw", (1, 3, 40, 50))):
+        for picture in proof.pictures((40, 50), asdict(trained.normalisation), kind).values():
+            assert picture.fed.dtype == np.uint8 and picture.fed.shape == shape and picture.normalised.shape == (1, 3, 40, 50)
 
 
 def test_peaks_beyond_fp16_are_named(traced, trained):
-    _, _, model, normalisation = traced
+    _, _, model, inputs = traced
     node = conv(model, 3)
     loud = changed(model, node.input[2], lambda b: b.__setitem__(0, 1e5))
     with pytest.raises(RtsegError, match=f"{node.name} .*reaches 1e\\+05"):
-        proof.refuse_overflow(loud, RESOLUTION, normalisation, 65504)
-    proof.refuse_overflow(model, RESOLUTION, normalisation, 65504)
+        proof.refuse_overflow(loud, inputs, 65504)
+    proof.refuse_overflow(model, inputs, 65504)
 
 
 def test_bisenetv2_is_proven_too(tmp_path):

@@ -16,6 +16,7 @@ from rtseg_deploy.export import reference, trace
 from rtseg_deploy.passes import affine, clean, fold_back, fold_forward, scale_back, scale_forward, to_fp16
 
 RESOLUTION = 96, 128
+X = torch.zeros(1, 3, *RESOLUTION)
 PLANE = normal(1, 4, 1, 1)  # one factor per channel
 
 
@@ -319,7 +320,7 @@ TENSORRT_8_2 = {"Add", "ArgMax", "AveragePool", "Cast", "Clip", "Concat", "Conv"
 @pytest.mark.parametrize("opset, hard", [(13, {"HardSigmoid": 26}), (17, {"HardSigmoid": 9, "HardSwish": 17})])
 def test_hard_swish_is_written_as_the_reader_knows_it(trained, opset, hard):
     for output in ("logits", "labels"):
-        found = collections.Counter(operators(passes.optimise(trace(deployed(trained, output, opset), RESOLUTION, opset))[0]))
+        found = collections.Counter(operators(passes.optimise(trace(deployed(trained, output, opset), X, opset))[0]))
         assert {name: found[name] for name in found if name.startswith("Hard")} == hard and not found["Clip"]
         assert opset > 13 or found.keys() <= TENSORRT_8_2
 
@@ -330,14 +331,14 @@ def test_sgcpnet_loses_a_third_of_its_fusion_scalars(trained):
     The other 18 scale maps that are used twice, each time by another number.
     """
     net = deployed(trained, "logits", 17)
-    raw = trace(net, RESOLUTION, 17)
+    raw = trace(net, X, 17)
     result, report = passes.optimise(raw)
     row = report["scales"]
     assert row["before"] == 27 and row["back"] >= 9
     assert all("is used elsewhere too" in kept["back"] for kept in row["kept"])
     products = collections.Counter(operators(result))["Mul"]
     assert products == 12 + 9 + len(row["kept"])  # swishes, squeeze-and-excitation gates
-    parity = proof.against(result, reference(net), RESOLUTION, asdict(trained.normalisation), "fp32")
+    parity = proof.against(result, reference(net), proof.pictures(RESOLUTION, asdict(trained.normalisation)), "fp32")
     assert parity["ok"] and max(inputs["relative"] for inputs in parity["inputs"].values()) < proof.BARS["fp32"][0] / 4
-    x = proof.pictures(RESOLUTION, asdict(trained.normalisation))["street"]
+    x = proof.pictures(RESOLUTION, asdict(trained.normalisation))["street"].fed
     assert proof.first_departure(raw, result, x, 1e-4) is None  # tensors of the same name hold the same

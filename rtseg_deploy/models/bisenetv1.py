@@ -131,7 +131,7 @@ class Fusion(nn.Module):
 
 
 class BiSeNetV1(nn.Module):
-    """N x 3 x H x W, normalised RGB -> N x classes x ceil(H/8) x ceil(W/8) logits; H x W where the classifier's channels are shuffled to pixels.
+    """N x 3 x H x W, normalised RGB -> N x classes x ceil(H/8) x ceil(W/8) logits; H x W where the classifier's channels become pixels.
 
     times: of the widths beside the backbone; spatial: whether there is a spatial path, or the backbone's 1/8 stands for it; mode: how
     maps are enlarged (see layers.resize); gate: see GATES; relu: in the attention's gate; shuffle: the classifier gives shuffle^2
@@ -339,7 +339,8 @@ TRAMAC = Dialect(
     variant={"gate": "narrow-bn", "relu": True},
     renames=(
         (r"^spatial_path\.conv7x7\.", "spatial.0."), (r"^spatial_path\.conv3x3_1\.", "spatial.1."), (r"^spatial_path\.conv3x3_2\.", "spatial.2."),
-        (r"^spatial_path\.conv1x1\.", "spatial.3."), (r"^context_path\.global_context\.gap\.1\.", "globe.0."), (r"^context_path\.global_context\.gap\.2\.", "globe.1."),
+        (r"^spatial_path\.conv1x1\.", "spatial.3."),
+        (r"^context_path\.global_context\.gap\.1\.", "globe.0."), (r"^context_path\.global_context\.gap\.2\.", "globe.1."),
         (r"^context_path\.arms\.0\.", "attend32."), (r"^context_path\.arms\.1\.", "attend16."), (r"^(attend\d+)\.conv3x3\.", r"\1.conv."),
         (r"^(attend\d+)\.channel_attention\.1\.", r"\1.gate."), (r"^context_path\.refines\.0\.", "refine32."), (r"^context_path\.refines\.1\.", "refine16."),
         (r"^context_path\.", "context."), (r"^ffm\.conv1x1\.", "fusion.conv."), (r"^ffm\.channel_attention\.1\.", "fusion.gate.0."),
@@ -352,7 +353,8 @@ OOOOVERFLOW = Dialect(
     name="ooooverflow",
     source="ooooverflow/BiSeNet@284a8f6",
     normalisation=IMAGENET,
-    drops=(r"^context_path\.features\.", r"^supervision[12]\.", r"^attention_refinement_module[12]\.bn\."),  # the backbone is saved twice; bn is not applied
+    # the backbone is saved twice, and the attention's bn is not applied
+    drops=(r"^context_path\.features\.", r"^supervision[12]\.", r"^attention_refinement_module[12]\.bn\."),
     variant={"form": Concatenated},
     renames=(
         (r"^saptial_path\.convblock1\.", "spatial.0."), (r"^saptial_path\.convblock2\.", "spatial.1."), (r"^saptial_path\.convblock3\.", "spatial.2."),
@@ -382,5 +384,6 @@ NETWORKS = (
 )
 
 LOOKALIKES = (
-    Lookalike(r"^fc\.weight$", "a ResNet pre-trained on ImageNet: it classifies, and has no segmentation head", "take the checkpoint that was trained on a segmentation set"),
+    Lookalike(r"^fc\.weight$", "a ResNet pre-trained on ImageNet: it classifies, and has no segmentation head",
+              "take the checkpoint that was trained on a segmentation set"),
 )

@@ -154,7 +154,7 @@ SHUFFLED = replace(
     renames=((r"^head\.conv_out\.0\.", "classifier."), *COINCHEUNG.renames))
 
 OLD = replace(
-    COINCHEUNG, name="coincheung-2020", source="CoinCheung/BiSeNet@2020-08", variant={"mode": "corners"}, enlarge="corners", multiple=1,
+    COINCHEUNG, name="coincheung-2020", source="CoinCheung/BiSeNet@0471e80", variant={"mode": "corners"}, enlarge="corners", multiple=1,
     rows={"head.conv_out.weight": 1}, renames=((r"^head\.conv_out\.", "classifier."), *COINCHEUNG.renames))
 
 MMSEG = Dialect(
@@ -222,5 +222,6 @@ NETWORKS = (
 )
 
 LOOKALIKES = (
-    Lookalike(r"^(detail|segment|bga)$", "CoinCheung/BiSeNet's ImageNet backbone for BiSeNetV2, without a segmentation head", "take the checkpoint of the trained network"),
+    Lookalike(r"^(detail|segment|bga)$", "CoinCheung/BiSeNet's ImageNet backbone for BiSeNetV2, without a segmentation head",
+              "take the checkpoint of the trained network"),
 )

@@ -89,16 +89,13 @@ class PyramidPooling(nn.Module):
 
 
 def cell_means(x, grid):
-    """The adaptive average pool, as two products with constants: ONNX has none for cells of unequal size."""
-    return averaging(x.shape[-2], grid, x) @ x @ averaging(x.shape[-1], grid, x).T
-
-
-def averaging(length, grid, like):
-    """grid x length: row n averages the places from floor(n length / grid) to ceil((n + 1) length / grid)."""
-    rows = torch.zeros(grid, int(length))
-    for n in range(grid):
-        rows[n, n * int(length) // grid:-(-(n + 1) * int(length) // grid)] = 1
-    return (rows / rows.sum(1, keepdim=True)).to(like)
+    """The adaptive average pool, an axis after the other: ONNX has none for cells of unequal size, and a product needs FP32 GEMM, which
+    TensorRT-RTX has not for compute capability 7.5."""
+    for axis in (2, 3):
+        length = int(x.shape[axis])
+        cells = [x.narrow(axis, n * length // grid, -(-(n + 1) * length // grid) - n * length // grid) for n in range(grid)]
+        x = torch.cat([cell.mean(axis, keepdim=True) for cell in cells], axis)
+    return x
 
 
 CONTEXTS = {"dappm": DeepAggregation, "ppm": PyramidPooling, "none": brc}
@@ -200,7 +197,8 @@ MMSEG = Dialect(
     renames=(
         (r"^decode_head\.head\.0\.bn\.", "head.0."), (r"^decode_head\.head\.0\.conv\.", "head.2."), (r"^decode_head\.head\.1\.", "head.3."),
         (r"^decode_head\.conv_seg\.", "classifier."), (r"^backbone\.", ""),
-        (r"^spp\.(.*)\.bn\.", r"spp.\1.0."), (r"^spp\.(.*)\.conv\.", r"spp.\1.2."), (r"^spp\.scales\.(\d)\.1\.(\d)\.", r"spp.scales.\1.\2."), (r"^spp\.", "context."),
+        (r"^spp\.(.*)\.bn\.", r"spp.\1.0."), (r"^spp\.(.*)\.conv\.", r"spp.\1.2."),
+        (r"^spp\.scales\.(\d)\.1\.(\d)\.", r"spp.scales.\1.\2."), (r"^spp\.", "context."),
         (r"\.conv(\d)\.conv\.", r".conv\1."), (r"\.conv(\d)\.bn\.", r".bn\1."), *BLOCKS,
         (r"^stem\.2\.", "layer1."), (r"^stem\.4\.", "layer2."), (r"^stem\.0\.conv\.", "stem.0."), (r"^stem\.0\.bn\.", "stem.1."),
         (r"^stem\.1\.conv\.", "stem.3."), (r"^stem\.1\.bn\.", "stem.4."), (r"\.downsample\.", ".shortcut."),
@@ -230,6 +228,8 @@ NETWORKS = (
 )
 
 LOOKALIKES = (
-    Lookalike(r"(^|\.)last_layer\.|(^|\.)down5\.", "a DDRNet pre-trained on ImageNet: it classifies, and has no segmentation head", "take the checkpoint that was trained on a segmentation set"),
-    Lookalike(r"(^|\.)(diff[34]|dfm|layer5_d)\.", "XuJiacong/PIDNet's boundary-branch network, which is no DDRNet", "export it with --model package.module:factory"),
+    Lookalike(r"(^|\.)last_layer\.|(^|\.)down5\.", "a DDRNet pre-trained on ImageNet: it classifies, and has no segmentation head",
+              "take the checkpoint that was trained on a segmentation set"),
+    Lookalike(r"(^|\.)(diff[34]|dfm|layer5_d)\.", "XuJiacong/PIDNet's boundary-branch network, which is no DDRNet",
+              "export it with --model package.module:factory"),
 )

@@ -1,0 +1,112 @@
+"""Every network x every size that its paper lists -> exported, folded, proven, compiled in FP32 and FP16; a file a row, so it can go on."""
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from . import checkpoints, facts, files, models, passes
+from .build import build_engine
+from .deployed import deployed
+from .errors import RtsegError
+from .export import export, trace
+from .records import FORMAT, size
+
+UNLISTED = 512, 1024                # for a network whose paper prints no figure of it
+
+
+def plan(networks=(), resolutions=()):
+    """[(network, (height, width))] of those networks (all if none), at those sizes (those of its paper if none)."""
+    rows = []
+    for name in networks or models.networks():
+        models.find(name)
+        listed = [side for figure in facts.papers() if figure.network == name for side in (figure.input, figure.resolution)]
+        rows += [(name, resolution) for resolution in sorted(set(resolutions or listed or [UNLISTED]))]
+    return rows
+
+
+def matrix(rows, target, folder, tell=lambda step, done: None):
+    """What came of each row of a plan, in its order; rows that are in `folder` already are not done again."""
+    facts.target(target)
+    done = []
+    for number, (name, resolution) in enumerate(rows):
+        path = Path(folder, f"{name}-{size(resolution)}-{target}.json")
+        row = finished(path)
+        if row is None:
+            title, begin, share = f"{number + 1} of {len(rows)}: {name} {size(resolution)}", number / len(rows), 1 / len(rows)
+
+            def inner(step, part, title=title, begin=begin, share=share):
+                tell(f"{title}: {step}", begin + share * (part or 0))
+
+            row = made(name, resolution, target, inner)
+            files.write_json(path, row)
+        done.append(row)
+    return done
+
+
+def finished(path):
+    """A row that was made by this version of the files, and did not fail; None where there is none."""
+    if not path.is_file():
+        return None
+    row = files.read_json(path)
+    return row if row.get("format") == FORMAT and not row.get("failed") else None
+
+
+def made(name, resolution, target, tell):
+    """One row: nothing is kept of it but what is known now."""
+    row = {"format": FORMAT, "network": name, "resolution": list(resolution), "target": target}
+    begin = time.perf_counter()
+    try:
+        with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+            path = Path(folder, "net.onnx")
+            artifact = export(checkpoints.seeded(name), path, resolution, tell=lambda step, share: tell(step, 0.4 * share))
+            row.update(fold=artifact.checks["fold"], parity=artifact.checks["parity"], weights_bytes=artifact.weights_bytes, engines={})
+            for part, fp16 in ((0.4, False), (0.7, True)):
+                _, engine = build_engine(path, target, fp16, folder, lambda step, share, part=part: tell(step, part))
+                row["engines"][engine.precision] = {key: engine.checks[key] for key in ("bytes", "build_seconds", "layers", "parity")}
+                row["runtime"] = {key: value for key, value in engine.versions.items() if key.startswith("tensorrt")}
+    except RtsegError as error:
+        row["failed"] = f"{error.what}; {error.fix}"
+    return {**row, "seconds": time.perf_counter() - begin}
+
+
+def table(rows):
+    """Rows of plain values for people."""
+    return [cells(row) for row in rows]
+
+
+def cells(row):
+    found = {"network": row["network"], "input": size(row["resolution"])}
+    for name in ("BatchNorm", "folded", "kept", "FP32 max Δ", "labels equal %", "weights MiB"):
+        found[name] = ""
+    if "fold" in row:
+        fold, worst = row["fold"], [row["parity"]["inputs"][picture] for picture in row["parity"]["inputs"]]
+        found.update({"BatchNorm": fold["before"], "folded": fold["back"] + fold["forward"], "kept": len(fold["kept"]),
+                      "FP32 max Δ": f"{max(w['relative'] for w in worst):.1e}", "labels equal %": f"{100 * min(w['labels_equal'] for w in worst):.3f}",
+                      "weights MiB": round(row["weights_bytes"] / 2**20, 1)})
+    for precision in ("fp32", "fp16"):
+        engine = row.get("engines", {}).get(precision)
+        found[f"{precision} engine MiB"] = round(engine["bytes"] / 2**20, 1) if engine else ""
+        found[f"{precision} built in s"] = round(engine["build_seconds"], 1) if engine else ""
+    half = row.get("engines", {}).get("fp16")
+    found["FP16 max Δ"] = f"{max(w['relative'] for w in half['parity']['inputs'].values()):.1e}" if half else ""
+    found["layers in FP16"] = half["layers"]["fp16"] if half else ""
+    return {**found, "note": row.get("failed", "")}
+
+
+def folding(tell):
+    """For each network: its BatchNorms before, folded back, folded forward, kept and why; and its constant scales."""
+    return [fold_row(network, tell) for network in models.networks().values()]
+
+
+def fold_row(network, tell):
+    tell(f"folding {network.name}", None)
+    net = deployed(checkpoints.seeded(network.name), "logits", 17)
+    _, fold = passes.optimise(trace(net, torch.zeros(1, 3, 128, 256), 17))
+    reasons = {}
+    for row in fold["kept"]:
+        reason = f"{row['back']}; {row['forward']}"
+        reasons[reason] = reasons.get(reason, 0) + 1
+    return {"network": network.name, "BatchNorm": fold["before"], "back": fold["back"], "forward": fold["forward"], "kept": len(fold["kept"]),
+            "constant scales": fold["scales"]["before"], "folded": fold["scales"]["back"] + fold["scales"]["forward"] + fold["scales"]["merged"],
+            "kept because": "; ".join(f"{count} x {reason}" for reason, count in reasons.items())}

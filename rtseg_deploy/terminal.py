@@ -1,0 +1,102 @@
+"""What every command shares with the terminal: sizes, one-line errors with an exit status, progress, printing.
+
+Only click is imported here; the rest when it is needed.
+"""
+import contextlib
+import errno
+import os
+import sys
+import traceback
+
+import click
+
+from .errors import RtsegError
+
+
+class Size(click.ParamType):
+    """HEIGHTxWIDTH -> (height, width)."""
+    name = "HxW"
+
+    def convert(self, value, param, ctx):
+        height, _, width = value.partition("x")
+        if not (height.isdecimal() and width.isdecimal() and 0 < int(height) <= 16384 and 0 < int(width) <= 16384):
+            self.fail(f"{value!r} is not HEIGHTxWIDTH in pixels, such as 360x480 or 1024x2048", param, ctx)
+        return int(height), int(width)
+
+
+class Commands(click.Group):
+    """A group whose every failure is one line and an exit status; RTSEG_DEBUG=1 shows the traceback as well."""
+
+    def main(self, *args, **kwargs):
+        try:
+            status = super().main(*args, **{**kwargs, "standalone_mode": False})
+        except RtsegError as error:
+            fail(error.what, error.fix)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "rtseg-deploy"
+            fail(error.format_message(), f"see {command} --help", error.exit_code)
+        except click.ClickException as error:
+            fail(error.format_message(), status=error.exit_code)
+        except BrokenPipeError:  # who reads the pipe has enough: end without a word
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except (KeyboardInterrupt, click.Abort):
+            fail("interrupted; nothing half-written was left")
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            fail(f"{error.filename or 'writing'}: {error.strerror or error}", "nothing half-written was left; free some space" if full else "")
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def fail(what, fix="", status=1):
+    """End with one line on stderr."""
+    if os.environ.get("RTSEG_DEBUG"):
+        traceback.print_exc()
+    line = " ".join(f"rtseg-deploy: {what}{'; ' + fix if fix else ''}".split())
+    click.echo("".join(letter if letter.isprintable() else "?" for letter in line), err=True)  # names in files may hold terminal escapes
+    sys.exit(status)
+
+
+def unforeseen(kind, error, trace):
+    """The last resort, a hook and not an except clause: a fault of ours is also one line."""
+    if os.environ.get("RTSEG_DEBUG"):
+        traceback.print_exception(kind, error, trace)
+    first = (str(error).splitlines() or [""])[0]
+    click.echo(f"rtseg-deploy: a fault of rtseg-deploy itself: {kind.__name__}: {first}; please report it with the output of RTSEG_DEBUG=1", err=True)
+
+
+@contextlib.contextmanager
+def progress():
+    """Yields tell(step, fraction done or None): a bar on a terminal, a line a step elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        told = []
+
+        def tell(step, done):
+            if step not in told[-1:]:
+                told.append(step)
+                click.echo(f"  {step}", err=True)
+        yield tell
+        return
+    # twice a second: drawing must not take processor time from what is measured
+    with Progress(SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), console=console,
+                  transient=True, refresh_per_second=2) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda step, done: bar.update(task, description=step, total=None if done is None else 1.0, completed=done or 0)
+
+
+def show(*renderables):
+    """Print to stdout, at the terminal's width or wide enough for a file."""
+    from rich.console import Console
+
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    for renderable in renderables:
+        console.print(renderable, highlight=False, markup=False, soft_wrap=isinstance(renderable, str))
+
+
+def warn(lines):
+    for line in lines:
+        click.echo(f"warning: {line}", err=True)
