@@ -1,32 +1,20 @@
-"""Checkpoint file -> the network that was trained, or the reason why not. Nothing in the file is executed, nothing is guessed.
+"""Checkpoint file -> the network that was trained, or the reason why not. Nothing is guessed.
 
 A file fits a dialect when, after its renames and drops, keys and shapes equal the network's exactly; the network's name, the
 dialect and the number of classes follow from the fit.
 """
-import pickle
 import re
-import struct
-import warnings
-from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from . import files, models
 from .errors import RtsegError, need
+from .saved import COUNTER, read, tensors
 
-# Training code wraps weights in these, in this order of preference, and DataParallel, Lightning and torch.compile prefix their keys
-CONTAINERS = ("ema_net", "net", "state_dict", "model_state_dict", "model", "segmenter")
-PREFIXES = ("module.", "model.", "_orig_mod.")
 MOST_CLASSES = 10_000
 IN_A_BYTE = 255                     # 255 is the label that is ignored
-COUNTER = "num_batches_tracked"
 HEAD = "classifier.weight"          # of every network here; its first dimension is the number of classes
-DEEPEST = 10                        # wrappers within wrappers
-TRAINING_ONLY = ("loss.", "criterion.")
-# What torch.load raises on damaged files, found by feeding it damaged files
-BROKEN = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError, TypeError, AssertionError, ArithmeticError,
-          ImportError, MemoryError, struct.error)
 
 
 @dataclass(frozen=True)
@@ -38,16 +26,6 @@ class Trained:
     normalisation: models.Normalisation
     module: object
     parent: dict                    # file and sha256, or seed
-
-
-@dataclass(frozen=True)
-class Saved:
-    """What a training script saved, without its wrappers."""
-    state: dict                     # key -> tensor, floating-point ones in float32
-    containers: tuple               # of the state dict, outermost first
-    prefixes: tuple                 # that every key had, outermost first
-    kinds: dict                     # dtype as it was saved -> number of tensors
-    beside: dict                    # plain values next to the state dict: epoch, best score
 
 
 @dataclass(frozen=True)
@@ -109,105 +87,6 @@ def origin(artifact):
     if files.sha256(parent["file"]) != parent["sha256"]:
         raise RtsegError(f"{parent['file']} is not the checkpoint that the artifact was made from", "export it again, or put the old one back")
     return load(parent["file"], artifact.model, artifact.dialect)
-
-
-def read(path):
-    """The object in a checkpoint file, only tensors and plain values. Raises RtsegError."""
-    torch = need("torch")
-    if is_safetensors(path):
-        return read_safetensors(path)
-    try:
-        with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise RtsegError(f"{path}: {error.strerror or 'cannot be read'}") from None
-    except BROKEN as error:
-        raise _unreadable(path, str(error)) from None
-
-
-def is_safetensors(path):
-    """By its name, or by its beginning: the length of a JSON object, and the object."""
-    if Path(path).suffix == ".safetensors":
-        return True
-    try:
-        with open(path, "rb") as file:
-            return file.read(10)[8:10] == b'{"'
-    except OSError:
-        return False
-
-
-def read_safetensors(path):
-    library, loader = need("safetensors"), need("safetensors.torch")
-    try:
-        return loader.load_file(path)
-    except (library.SafetensorError, OSError, *BROKEN) as error:
-        raise _unreadable(path, str(error)) from None
-
-
-def _numpy_scalars():
-    """What older training code stores beside the weights (a best score, say): values, no code."""
-    import numpy as np
-    return [np._core.multiarray.scalar, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8"))]
-
-
-def _unreadable(path, reason):
-    blocked = re.search(r"(?:Unsupported global: GLOBAL|Unsupported class|GLOBAL) ([\w.]+)", reason)
-    if blocked:
-        return RtsegError(f"{path} asks to run {blocked[1]}; a checkpoint must hold only tensors, so nothing of it was executed",
-                          "where it was made, save the weights alone: torch.save(model.state_dict(), 'weights.pth')")
-    if "TorchScript" in reason:
-        return RtsegError(f"{path} is a TorchScript program, not a checkpoint",
-                          "save the weights alone: torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')")
-    return RtsegError(f"{path} is truncated or not a PyTorch checkpoint", "compare its size with the original's; download it again")
-
-
-def tensors(value, path="checkpoint"):
-    """The Saved state dict in what a training script saved. Raises RtsegError."""
-    torch = need("torch")
-    containers, prefixes, beside = [], [], {}
-    for _ in range(DEEPEST):
-        inner = next((c for c in CONTAINERS if isinstance(value.get(c), dict) and value[c]), None) if isinstance(value, dict) else None
-        if inner is None:
-            break
-        beside.update({k: v for k, v in value.items() if isinstance(v, (int, float, str))})
-        containers.append(inner)
-        value = value[inner]
-    state = {k: v for k, v in value.items() if isinstance(v, torch.Tensor)} if isinstance(value, dict) else {}
-    state = without_training({k: v for k, v in state.items() if isinstance(k, str)})
-    while state and (prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in state)), None)):
-        prefixes.append(prefix)
-        state = without_training({k.removeprefix(prefix): v for k, v in state.items()})
-    if not state:
-        raise nothing_in(value, path)
-    kinds = Counter(str(v.dtype).removeprefix("torch.") for v in state.values() if v.is_floating_point())
-    for key, tensor in state.items():
-        refuse_unusual(key, tensor, path)
-    return Saved({k: v.float() if v.is_floating_point() else v for k, v in state.items()}, tuple(containers), tuple(prefixes), dict(kinds), beside)
-
-
-def without_training(state):
-    return {key: value for key, value in state.items() if not key.startswith(TRAINING_ONLY)}
-
-
-def nothing_in(value, path):
-    """The error for a file without weights."""
-    if isinstance(value, dict) and ({"param_groups", "optimizer", "optimizer_state_dict"} & value.keys()):
-        return RtsegError(f"{path} holds an optimizer's state and no weights", "take the file that was saved beside it, with the network's state dict")
-    return RtsegError(f"{path} holds no weights", f"a state dict is looked for at the top and under {', '.join(CONTAINERS)}")
-
-
-def refuse_unusual(key, value, path):
-    """Raise RtsegError for a tensor that is no plain, finite, floating-point weight."""
-    torch = need("torch")
-    if value.layout is not torch.strided or value.is_meta or value.is_quantized:
-        raise RtsegError(f"{path}: {key} is not a plain dense tensor", "save the weights before they are quantised or made sparse")
-    if not value.is_floating_point() and not key.endswith(COUNTER):
-        raise RtsegError(f"{path}: {key} holds {str(value.dtype).removeprefix('torch.')}, weights are floating-point", "save the weights as they were trained")
-    if value.is_floating_point() and not torch.isfinite(value).all():
-        raise RtsegError(f"{path}: {key} is not finite: training diverged, or the file is damaged", "use an earlier checkpoint")
-    if key.endswith("running_var") and (value < 0).any():
-        raise RtsegError(f"{path}: {key} is a variance below zero: the file is damaged", "use an earlier checkpoint")
 
 
 def fits(saved, model=None, dialect=None):

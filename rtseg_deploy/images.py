@@ -21,7 +21,7 @@ def fed(pixels, kind, normalisation):
     """H x W x 3 uint8 RGB -> what an artifact with that kind of input takes (records.Artifact.input)."""
     if kind == "normalised":
         return normalised(pixels, normalisation)
-    return np.ascontiguousarray(pixels if kind == "rgb8" else pixels.transpose(2, 0, 1)[None])
+    return np.array(pixels if kind == "rgb8" else pixels.transpose(2, 0, 1)[None], order="C")
 
 
 def read(path):

@@ -1,7 +1,7 @@
 """What a checkpoint file is, without exporting it."""
 from pathlib import Path
 
-from . import checkpoints
+from . import checkpoints, saved
 from .errors import RtsegError
 
 NEAREST = 3
@@ -12,13 +12,13 @@ def inspect(path, model=None, dialect=None):
 
     Raises RtsegError where the file holds no weights.
     """
-    saved = checkpoints.tensors(checkpoints.read(path), path)
-    fits = checkpoints.fits(saved, model, dialect)
-    found = {"file": str(path), "bytes": Path(path).stat().st_size, "containers": saved.containers, "prefixes": saved.prefixes,
-             "tensors": len(saved.state), "parameters": sum(v.numel() for k, v in saved.state.items() if v.is_floating_point() and "running_" not in k),
-             "saved_as": saved.kinds, "beside": saved.beside, "network": None, "why": "", "fix": ""}
+    held = saved.tensors(saved.read(path), path)
+    fits = checkpoints.fits(held, model, dialect)
+    found = {"file": str(path), "bytes": Path(path).stat().st_size, "containers": held.containers, "prefixes": held.prefixes,
+             "tensors": len(held.state), "parameters": sum(v.numel() for k, v in held.state.items() if v.is_floating_point() and "running_" not in k),
+             "saved_as": held.kinds, "beside": held.beside, "network": None, "why": "", "fix": ""}
     try:
-        fit = checkpoints.choose(fits, path, saved)
+        fit = checkpoints.choose(fits, path, held)
     except RtsegError as error:
         near = [{"network": f.network.name, "dialect": f.dialect.name, "source": f.dialect.source, "differences": list(checkpoints.differences(f))}
                 for f in fits[:NEAREST]]

@@ -16,11 +16,12 @@ UNLISTED = 512, 1024                # for a network whose paper prints no figure
 
 
 def plan(networks=(), resolutions=()):
-    """[(network, (height, width))] of those networks (all if none), at those sizes (those of its paper if none)."""
+    """[(network, (height, width))] of those networks (all if none), at those sizes (those of its paper if none): what is fed to it, and the image where it is timed."""
     rows = []
     for name in networks or models.networks():
         models.find(name)
-        listed = [side for figure in facts.papers() if figure.network == name for side in (figure.input, figure.resolution)]
+        figures = [figure for figure in facts.papers() if figure.network == name]
+        listed = [figure.input for figure in figures] + [figure.resolution for figure in figures if figure.fps or figure.ms]
         rows += [(name, resolution) for resolution in sorted(set(resolutions or listed or [UNLISTED]))]
     return rows
 

@@ -7,7 +7,7 @@ import re
 import sys
 from importlib import import_module
 
-from . import checkpoints, files, models
+from . import checkpoints, files, models, saved
 from .errors import RtsegError, need
 
 NORMALISATIONS = {"imagenet": models.IMAGENET, "cityscapes": models.CITYSCAPES, "coco": models.COCO, "ade20k": models.ADE20K,
@@ -29,7 +29,7 @@ def load(spec, checkpoint=None, normalisation="imagenet", folder=None):
     parent = {"factory": spec}
     if checkpoint:
         parent.update(file=str(checkpoint), sha256=files.sha256(checkpoint))
-        fill(module, checkpoints.tensors(checkpoints.read(checkpoint), checkpoint).state, checkpoint, spec)
+        fill(module, saved.tensors(saved.read(checkpoint), checkpoint).state, checkpoint, spec)
     module = module.eval().float()
     network = models.Network(spec.replace(":", "."), "a network of one's own", type(module))
     dialect = models.Dialect("own", "its own code", NORMALISATIONS[normalisation])

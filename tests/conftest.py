@@ -34,10 +34,10 @@ def state(shared):
 
 
 def run(*arguments, status=0, cwd=None, **options):
-    """Run the command line in a process of its own; returns (stdout, stderr)."""
+    """Run the command line in a process of its own; returns (stdout, stderr). status None: any."""
     result = subprocess.run([sys.executable, "-m", "rtseg_deploy", *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
                             env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300, **options)
-    assert result.returncode == status, result.stderr + result.stdout
+    assert status is None or result.returncode == status, result.stderr + result.stdout
     assert "Traceback" not in result.stderr
     return result.stdout, result.stderr
 

@@ -11,9 +11,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from rtseg_deploy import checkpoints, demo, inspection
+from rtseg_deploy import checkpoints, demo, inspection, saved
 from rtseg_deploy.errors import RtsegError
-
 
 DIALECTS = Path(__file__).parent / "dialects"
 
@@ -33,11 +32,11 @@ def test_network_dialect_and_classes_are_found(trained):
     assert not trained.module.training
 
 
-@pytest.mark.parametrize("container", checkpoints.CONTAINERS)
+@pytest.mark.parametrize("container", saved.CONTAINERS)
 @pytest.mark.parametrize("prefix", ["", "module.", "module.model.", "_orig_mod.module."])
 def test_wrappers_and_prefixes(weights, container, prefix):
     state = {prefix + key.removeprefix("module."): value for key, value in weights.items()}
-    found = checkpoints.tensors({"epoch": 3, container: {**state, "loss.criterion.weight": torch.ones(19)}, "optimizer": {"state": {}}})
+    found = saved.tensors({"epoch": 3, container: {**state, "loss.criterion.weight": torch.ones(19)}, "optimizer": {"state": {}}})
     assert found.state.keys() == {key.removeprefix("module.") for key in weights}
     assert found.containers == (container,) and found.beside == {"epoch": 3}
 
@@ -137,22 +136,22 @@ def test_a_safetensors_file_loads_and_a_damaged_one_is_one_line(weights, tmp_pat
 
 def test_heads_that_contradict_each_other_are_refused():
     value = public.checkpoint(DIALECTS / "ddrnet23_official.txt")
-    fit = checkpoints.choose(checkpoints.fits(checkpoints.tensors(value)))
+    fit = checkpoints.choose(checkpoints.fits(saved.tensors(value)))
     assert fit.classes == 19 and len(fit.dropped) == 13
     value = public.checkpoint(DIALECTS / "bisenetv1_r18_coincheung_c0422a1.txt")
     value["conv_out16.conv_out.weight"] = value["conv_out16.conv_out.weight"][:11]
     with pytest.raises(RtsegError, match=r"conv_out16.conv_out.weight is 11x64x1x1, not 19x64x1x1"):
-        checkpoints.choose(checkpoints.fits(checkpoints.tensors(value)))
+        checkpoints.choose(checkpoints.fits(saved.tensors(value)))
 
 
 def test_counters_may_be_missing_only_where_the_dialect_is_named():
     """PyTorch before 0.4.1 saved none, and neither did networks with InPlaceABN, whose activation is another."""
     value = public.checkpoint(DIALECTS / "bisenetv1_r18_coincheung_0471e80.txt")
-    saved = checkpoints.tensors({key: tensor for key, tensor in value.items() if not key.endswith("num_batches_tracked")})
+    found = saved.tensors({key: tensor for key, tensor in value.items() if not key.endswith("num_batches_tracked")})
     with pytest.raises(RtsegError, match="InPlaceABN") as error:
-        checkpoints.choose(checkpoints.fits(saved))
+        checkpoints.choose(checkpoints.fits(found))
     assert "--dialect coincheung-2020" in error.value.fix
-    assert checkpoints.choose(checkpoints.fits(saved, dialect="coincheung-2020")).network.name == "bisenetv1-r18"
+    assert checkpoints.choose(checkpoints.fits(found, dialect="coincheung-2020")).network.name == "bisenetv1-r18"
 
 
 @pytest.mark.parametrize("keys, words", [
@@ -165,13 +164,13 @@ def test_lookalikes_are_called_what_they_are(keys, words, tmp_path):
 
 
 def test_unknown_dialects_and_models_list_the_known_ones(weights):
-    saved = checkpoints.tensors(weights)
+    found = saved.tensors(weights)
     with pytest.raises(RtsegError) as error:
-        checkpoints.fits(saved, dialect="theirs")
+        checkpoints.fits(found, dialect="theirs")
     assert "official" in error.value.fix and "coincheung" in error.value.fix
     with pytest.raises(RtsegError, match="no public weights of sgcpnet-max5"):
-        checkpoints.fits(saved, "sgcpnet-max5")
-    assert checkpoints.choose(checkpoints.fits(saved, "bcpnet")).network.name == "bcpnet"
+        checkpoints.fits(found, "sgcpnet-max5")
+    assert checkpoints.choose(checkpoints.fits(found, "bcpnet")).network.name == "bcpnet"
 
 
 def test_inspect_says_what_a_file_is_and_how_near_an_unknown_one_comes(weights, tmp_path):
@@ -237,4 +236,4 @@ def test_a_wrapper_that_holds_itself_ends():
     loop = {}
     loop["net"] = loop
     with pytest.raises(RtsegError, match="holds no weights"):
-        checkpoints.tensors(loop)
+        saved.tensors(loop)

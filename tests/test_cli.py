@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 from conftest import ROOT, run
 
-from rtseg_deploy import __version__, cli, demo
+from rtseg_deploy import __version__, cli, demo, terminal
 from rtseg_deploy.cli import cli as group
 
 README = (ROOT / "README.md").read_text()
@@ -165,16 +165,19 @@ def test_a_missing_extra_is_named(missing, words, extra, tmp_path):
 
 def test_models_lists_the_registry():
     rows = json.loads(run("models", "--json", "--resolution", "512x1024")[0])
-    assert {row["name"]: round(row["macs"] / 1e9, 3) for row in rows} == {"bisenetv2": 24.603, "sgcpnet": 0.819}
-    assert "size not taken" in run("models", "--resolution", "360x480")[0]
+    found = {row["network"]: row["GMACs"] for row in rows}
+    assert found["bisenetv2"] == 24.603 and found["sgcpnet"] == 0.819 and found["ddrnet-39"] == 70.279
+    assert "size not taken" in run("models", "--resolution", "713x713")[0]
+    assert "ycszen/TorchSeg@62eeb15" in run("models", "--dialects")[0]
+    assert run("models", "--papers", "--markdown")[0].splitlines()[1].startswith("| --- |")
 
 
 def test_a_reader_that_leaves_early_is_no_error(tmp_path):
-    result = subprocess.run(f"{sys.executable} -m rtseg_deploy models | head -n 1", shell=True, capture_output=True, text=True, cwd=ROOT)
+    result = subprocess.run(f"{sys.executable} -m rtseg_deploy models --dialects | head -n 1", shell=True, capture_output=True, text=True, cwd=ROOT)
     assert not result.stderr
 
 
 def test_progress_on_a_terminal_and_off_it():
-    with cli.progress() as tell:
+    with terminal.progress() as tell:
         tell("one step", None)
         tell("one step", 0.5)

@@ -17,7 +17,8 @@ LAYERS = [
     {"records", "facts"},
     {"images", "layers"},
     {"models"},
-    {"checkpoints", "complexity", "passes", "deployed"},
+    {"saved", "complexity", "passes", "deployed"},
+    {"checkpoints"},
     {"own", "listing", "inspection", "proof"},
     {"backends"},
     {"fp16", "launch"},
@@ -86,7 +87,7 @@ def test_the_registry_is_the_folder():
     assert {network.build.__module__.rpartition(".")[2] for network in networks().values()} == families
     for name, network in networks().items():
         assert network.name == name and network.paper
-        assert all(re.fullmatch(r"[\w.-]+/[\w.-]+@([0-9a-f]{7,40}|v[\\d.]+)", dialect.source) for dialect in network.dialects)
+        assert all(re.fullmatch(r"[\w.-]+/[\w.-]+@([0-9a-f]{7,40}|v[\d.]+)", dialect.source) for dialect in network.dialects)
 
 
 def test_every_fact_has_a_source():

@@ -10,7 +10,7 @@ import torch
 from conftest import SHARED
 from torch.nn import functional as F
 
-from rtseg_deploy import checkpoints
+from rtseg_deploy import checkpoints, saved
 from rtseg_deploy.errors import RtsegError
 from rtseg_deploy.export import export
 from rtseg_deploy.models import networks
@@ -45,7 +45,7 @@ def sampled(path, record, resolution):
     return np.load(path.with_suffix(".npz"))["{}x{}".format(*resolution)], lambda y: y
 
 
-def saved(path, state):
+def specification(path, state):
     """(header with its outputs, what the implementation's training code would save)"""
     if path.suffix == ".txt":
         return public.read(path)[0], public.checkpoint(path)
@@ -57,7 +57,7 @@ def saved(path, state):
 def case(request, tmp_path_factory):
     """(specification file, its header, checkpoint file)"""
     state = request.getfixturevalue("state") if request.param.suffix == ".json" else None
-    header, value = saved(request.param, state)
+    header, value = specification(request.param, state)
     path = tmp_path_factory.mktemp("dialect") / f"{request.param.stem}.pth"
     torch.save(value, path)
     yield request.param, header, path
@@ -122,7 +122,7 @@ def test_auxiliary_heads_may_be_missing(path):
     value = public.checkpoint(path)
     state = next((v for v in value.values() if isinstance(v, dict) and v), value)
     state = {key: tensor for key, tensor in state.items() if not re.search(AUXILIARY, key)}
-    fit = checkpoints.choose(checkpoints.fits(checkpoints.tensors(state), dialect=ASKED.get(path.stem)))
+    fit = checkpoints.choose(checkpoints.fits(saved.tensors(state), dialect=ASKED.get(path.stem)))
     assert (fit.network.name, fit.dialect.name) == EXPECTED[path.stem]
 
 
@@ -138,11 +138,11 @@ def test_every_dialect_has_a_recorded_checkpoint():
 def test_the_same_keys_with_another_arithmetic_are_refused_with_the_question():
     value = public.checkpoint(Path(__file__).parent / "dialects/ddrnet23s_sithu.txt")
     with pytest.raises(RtsegError, match="trained with ydhongHIT/DDRNet or with sithu31296/semantic-segmentation") as error:
-        checkpoints.choose(checkpoints.fits(checkpoints.tensors(value)))
+        checkpoints.choose(checkpoints.fits(saved.tensors(value)))
     assert "--dialect official or --dialect sithu" in error.value.fix
     for name in ("official", "sithu"):
-        assert checkpoints.choose(checkpoints.fits(checkpoints.tensors(value), dialect=name)).dialect.name == name
+        assert checkpoints.choose(checkpoints.fits(saved.tensors(value), dialect=name)).dialect.name == name
     prefixed = {f"model.{key}": tensor for key, tensor in value.items()}
-    assert checkpoints.choose(checkpoints.fits(checkpoints.tensors(prefixed))).dialect.name == "official"
+    assert checkpoints.choose(checkpoints.fits(saved.tensors(prefixed))).dialect.name == "official"
     theirs = {"epoch": 3, "best_mIoU": 0.5, "state_dict": prefixed, "optimizer": {}}
-    assert checkpoints.choose(checkpoints.fits(checkpoints.tensors(theirs))).dialect.name == "chenjun2hao"
+    assert checkpoints.choose(checkpoints.fits(saved.tensors(theirs))).dialect.name == "chenjun2hao"

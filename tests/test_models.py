@@ -7,8 +7,8 @@ import torch
 from rtseg_deploy import checkpoints, listing
 from rtseg_deploy.complexity import complexity
 from rtseg_deploy.errors import RtsegError
-from rtseg_deploy.models.ddrnet import cell_means
 from rtseg_deploy.models import ADE20K, CITYSCAPES, IMAGENET, find, networks
+from rtseg_deploy.models.ddrnet import cell_means
 
 # parameters and convolution GMACs of the public implementations, counted with their own code; 19 classes
 PARAMETERS = {

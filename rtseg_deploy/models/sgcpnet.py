@@ -4,7 +4,7 @@ Paper: Hao et al., "Real-Time Semantic Segmentation via Spatial-Detail Guided Co
 Where the paper is silent the authors' code decides (zhouyuan888888/SGCPNet@ead5adf): fusion scalars are relu(w) / (sum + 1e-4),
 a swish follows every fusion, squeeze-and-excitation comes after the projection, the context module's BatchNorm has eps 1e-3.
 """
-from functools import partial, reduce
+from functools import reduce
 
 import torch
 from torch import nn
@@ -86,11 +86,19 @@ def fuse(weights, *maps):
     return F.silu(reduce(torch.add, maps))
 
 
-HALVE = {
-    "max3": partial(F.max_pool2d, kernel_size=3, stride=2, padding=1),
-    "max5": partial(F.max_pool2d, kernel_size=5, stride=2, padding=2),
-    "avg3": partial(F.avg_pool2d, kernel_size=3, stride=2, padding=1),
-}
+def max3(x):
+    return F.max_pool2d(x, 3, stride=2, padding=1)
+
+
+def max5(x):
+    return F.max_pool2d(x, 5, stride=2, padding=2)
+
+
+def avg3(x):
+    return F.avg_pool2d(x, 3, stride=2, padding=1)
+
+
+HALVE = {"max3": max3, "max5": max5, "avg3": avg3}
 
 
 class Pass(nn.Module):

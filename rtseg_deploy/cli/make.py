@@ -1,38 +1,13 @@
-"""The command line: each command parses, makes one call, prints. stdout is data, stderr is progress and warnings.
-
-Exit status: 0 good, 1 failed, 2 usage, 3 measured but unstable. Only click is imported here; commands import what they need.
-"""
+"""Commands that make artifacts, and that say what is known: each parses, makes one call, prints."""
 import json
 import os
-import signal
 import sys
 
 import click
 
-from . import __version__
-from .errors import RtsegError, need
-from .terminal import Commands, Size, progress, show, unforeseen, warn
-
-UNSTABLE = 3
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-as_markdown = click.option("--markdown", is_flag=True, help="Print a table for a document.")
-need_export = ("torch", "onnx", "onnx_graphsurgeon", "polygraphy", "onnxruntime")
-
-
-@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(__version__, prog_name="rtseg-deploy")
-@click.pass_context
-def cli(context):
-    """Real-time segmentation networks from a PyTorch checkpoint to a TensorRT engine and a figure to believe.
-
-    \b
-    Example:
-      rtseg-deploy export weights.pth -o net.onnx --resolution 1024x2048
-      rtseg-deploy build-engine net.onnx --target rtx-2080ti --fp16
-      rtseg-deploy bench net.onnx
-    """
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help())
+from ..errors import RtsegError, need
+from ..terminal import Size, progress, show, warn
+from .group import as_json, as_markdown, cli, need_export
 
 
 @cli.command()
@@ -51,12 +26,12 @@ def models(resolution, dialects, papers, folding, markdown, as_json):
       rtseg-deploy models --dialects
       rtseg-deploy models --papers --markdown
     """
-    from . import listing
+    from .. import listing
 
     with progress() as tell:
         if folding:
             need(*need_export)
-            from .matrix import folding as fold_all
+            from ..matrix import folding as fold_all
             rows = fold_all(tell)
         else:
             rows = listing.dialects() if dialects else listing.papers(tell) if papers else listing.networks(resolution, tell)
@@ -65,7 +40,7 @@ def models(resolution, dialects, papers, folding, markdown, as_json):
 
 def print_rows(rows, markdown, as_json):
     """Rows, dicts of plain values: as JSON, as a document's table, or as the terminal's."""
-    from .report import markdown_table, plain_table
+    from ..report import markdown_table, plain_table
 
     if as_json:
         click.echo(json.dumps(rows, indent=1))
@@ -89,13 +64,13 @@ def inspect(checkpoint, model, dialect, as_json):
     """
     with progress() as tell:
         tell("loading PyTorch and the checkpoint", None)
-        from .inspection import inspect as look
+        from ..inspection import inspect as look
 
         found = look(checkpoint, model, dialect)
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:
-        from .report import inspection_table
+        from ..report import inspection_table
         show(inspection_table(found))
     sys.exit(0 if found["network"] else 1)
 
@@ -136,7 +111,7 @@ def export(checkpoint, path, resolution, model, dialect, opset, precision, input
     need(*need_export)
     with progress() as tell:
         tell("loading PyTorch and the checkpoint", None)
-        from .export import export as export_trained
+        from ..export import export as export_trained
 
         trained = trained_network(checkpoint, model, dialect, normalisation, classes)
         artifact = export_trained(trained, path, resolution, opset, precision, output, input_, class_set(classes, trained.classes), tell)
@@ -145,7 +120,7 @@ def export(checkpoint, path, resolution, model, dialect, opset, precision, input
 
 def trained_network(checkpoint, model, dialect, normalisation, classes):
     """What export is asked for: a checkpoint's network, one of the user's own, or one of the registry with random weights."""
-    from . import checkpoints, own
+    from .. import checkpoints, own
 
     if own.is_own(model):
         return own.load(model, checkpoint, normalisation)
@@ -160,7 +135,7 @@ def tell_artifact(path, artifact, as_json):
     if as_json:
         click.echo(json.dumps({"file": path, **artifact.to_json()}, indent=1))
     else:
-        from .report import artifact_table
+        from ..report import artifact_table
         show(artifact_table(path, artifact))
 
 
@@ -185,7 +160,7 @@ def adopt(model, path, resolution, normalisation, classes, as_json):
         raise click.BadParameter(f"{path!r} would overwrite the original", param_hint="'-o'")
     need("onnx", "onnx_graphsurgeon", "polygraphy", "onnxruntime")
     with progress() as tell:
-        from .adopt import adopt as take_in
+        from ..adopt import adopt as take_in
 
         artifact = take_in(model, path, normalisation, resolution, classes, tell)
     tell_artifact(path, artifact, as_json)
@@ -213,7 +188,7 @@ def build_engine(model, target, fp16, engines, as_json):
     Example:
       rtseg-deploy build-engine net.onnx --target rtx-2080ti --fp16
     """
-    from .build import build_engine as build
+    from ..build import build_engine as build
 
     with progress() as tell:
         path, engine = build(model, target, fp16, engines, tell)
@@ -221,7 +196,7 @@ def build_engine(model, target, fp16, engines, as_json):
     if as_json:
         click.echo(json.dumps({"file": str(path), **engine.to_json()}, indent=1))
     else:
-        from .report import engines_table
+        from ..report import engines_table
         show(engines_table([(path, engine)]))
         if engine.precision == "fp16":
             show(f"in FP32: {', '.join(engine.checks['layers']['fp32_names']) or 'no layer'}")
@@ -245,103 +220,8 @@ def matrix(networks, resolutions, target, folder, markdown, as_json):
     need(*need_export)
     with progress() as tell:
         tell("loading PyTorch", None)
-        from . import matrix as every
+        from .. import matrix as every
 
         rows = every.matrix(every.plan(networks, resolutions), target, folder, tell)
     print_rows(rows if as_json else every.table(rows), markdown, as_json)
     sys.exit(1 if any("failed" in row for row in rows) else 0)
-
-
-@cli.command()
-@click.argument("subject", metavar="ARTIFACT|MODEL")
-@click.option("--resolution", "resolutions", type=Size(), multiple=True, help="Repeat for several; an artifact has its own.")
-@click.option("-n", "--iterations", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="The papers state 500 to 5000.")
-@click.option("--backend", "backends", multiple=True, default=["onnxruntime-cpu"], show_default=True,
-              help="Repeat to compare: onnxruntime-cpu, torch-eager, null.")
-@click.option("--image", type=click.Path(exists=True, dir_okay=False), help="Input instead of seeded noise.")
-@click.option("--threads", type=click.IntRange(1, 1024), help="All processors if not given.")
-@click.option("--dialect", help="Of a checkpoint that fits two.")
-@click.option("-o", "--results", default="results", show_default=True, type=click.Path(file_okay=False), help="Where result files go.")
-@as_json
-def bench(subject, resolutions, iterations, backends, image, threads, dialect, results, as_json):
-    """Time a network: an exported file, or a checkpoint, a name from `rtseg-deploy models` (random weights) or a package.module:factory, exported first.
-
-    Exit status 3 says that the figure was measured but is unstable; why is printed.
-
-    \b
-    Example:
-      rtseg-deploy bench net.onnx --backend onnxruntime-cpu --backend torch-eager -n 500
-      rtseg-deploy bench bisenetv2 --resolution 512x1024 --resolution 1024x2048
-    """
-    from . import backends as known
-    from .measure import measure
-
-    for backend in backends:
-        known.find(backend)
-    with progress() as tell:
-        done = measure(subject, resolutions, backends, iterations, image, threads, results, dialect, tell)
-    if as_json:
-        click.echo(json.dumps([{"file": str(path), **benchmark.to_json(samples=False)} for path, benchmark in done], indent=1))
-    else:
-        from .report import bench_table, remarks
-        show(bench_table(done), *remarks(done))
-    sys.exit(UNSTABLE if any(benchmark.warnings for _, benchmark in done) else 0)
-
-
-@cli.command()
-@click.argument("artifact", type=click.Path(exists=True, dir_okay=False))
-@click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
-@click.option("-o", "--output", "folder", required=True, type=click.Path(file_okay=False), help="Folder for <name>.overlay.png and <name>.labels.png.")
-@click.option("--backend", default="onnxruntime-cpu", show_default=True)
-@as_json
-def predict(artifact, images, folder, backend, as_json):
-    """Label images: a coloured overlay with a legend, and the plain label map.
-
-    \b
-    Example:
-      rtseg-deploy predict net.onnx street.png -o out
-    """
-    from .backends import find
-    from .predict import predict as label
-
-    find(backend)
-    with progress() as tell:
-        done = label(artifact, images, folder, backend, tell)
-    if as_json:
-        click.echo(json.dumps([{"image": image, "overlay": str(o), "labels": str(m)} for image, (o, m) in zip(images, done)], indent=1))
-    else:
-        for pair in done:
-            click.echo("\n".join(map(str, pair)))
-
-
-@cli.command()
-@click.option("-o", "--output", "folder", default="demo", show_default=True, type=click.Path(file_okay=False), help="Where everything goes.")
-@click.option("-n", "--iterations", type=click.IntRange(1, 100_000), default=500, show_default=True)
-@as_json
-def demo(folder, iterations, as_json):
-    """Do all of it once, on the trained network and the street that come with rtseg-deploy.
-
-    \b
-    Example:
-      rtseg-deploy demo
-    """
-    need(*need_export)
-    from .demo import demo as run
-
-    with progress() as tell:
-        done = run(folder, iterations, tell)
-    warn(done.warnings)
-    if as_json:
-        click.echo(json.dumps(done.to_json(), indent=1))
-    else:
-        from .report import artifact_table, bench_table, engines_table, remarks
-        show(artifact_table(*done.artifact), engines_table(done.engines), bench_table(done.figures), *remarks(done.figures))
-        show("", *(str(path) for path in (*(path for path, _ in done.engines), *done.pictures)))
-
-
-def main():
-    sys.excepthook = unforeseen
-    if sys.stdout is not None:
-        sys.stdout.reconfigure(errors="replace")  # a terminal without these letters is no reason to fail
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up like ctrl-C
-    cli()

@@ -1,0 +1,26 @@
+"""The group that every command joins, and the options that several share."""
+import click
+
+from .. import __version__
+from ..terminal import Commands
+
+UNSTABLE = 3                        # exit status: measured, but unstable
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+as_markdown = click.option("--markdown", is_flag=True, help="Print a table for a document.")
+need_export = ("torch", "onnx", "onnx_graphsurgeon", "polygraphy", "onnxruntime")
+
+
+@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="rtseg-deploy")
+@click.pass_context
+def cli(context):
+    """Real-time segmentation networks from a PyTorch checkpoint to a TensorRT engine and a figure to believe.
+
+    \b
+    Example:
+      rtseg-deploy export weights.pth -o net.onnx --resolution 1024x2048
+      rtseg-deploy build-engine net.onnx --target rtx-2080ti --fp16
+      rtseg-deploy bench net.onnx
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())

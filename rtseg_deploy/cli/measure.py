@@ -1,0 +1,96 @@
+"""Commands that measure and use artifacts: each parses, makes one call, prints."""
+import json
+import sys
+
+import click
+
+from ..errors import need
+from ..terminal import Size, progress, show, warn
+from .group import UNSTABLE, as_json, cli, need_export
+
+
+@cli.command()
+@click.argument("subject", metavar="ARTIFACT|MODEL")
+@click.option("--resolution", "resolutions", type=Size(), multiple=True, help="Repeat for several; an artifact has its own.")
+@click.option("-n", "--iterations", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="The papers state 500 to 5000.")
+@click.option("--backend", "backends", multiple=True, default=["onnxruntime-cpu"], show_default=True,
+              help="Repeat to compare: onnxruntime-cpu, torch-eager, null.")
+@click.option("--image", type=click.Path(exists=True, dir_okay=False), help="Input instead of seeded noise.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="All processors if not given.")
+@click.option("--dialect", help="Of a checkpoint that fits two.")
+@click.option("-o", "--results", default="results", show_default=True, type=click.Path(file_okay=False), help="Where result files go.")
+@as_json
+def bench(subject, resolutions, iterations, backends, image, threads, dialect, results, as_json):
+    """Time a network: an exported file, or a checkpoint, a name from `rtseg-deploy models` (random weights) or a package.module:factory, exported first.
+
+    Exit status 3 says that the figure was measured but is unstable; why is printed.
+
+    \b
+    Example:
+      rtseg-deploy bench net.onnx --backend onnxruntime-cpu --backend torch-eager -n 500
+      rtseg-deploy bench bisenetv2 --resolution 512x1024 --resolution 1024x2048
+    """
+    from .. import backends as known
+    from ..measure import measure
+
+    for backend in backends:
+        known.find(backend)
+    with progress() as tell:
+        done = measure(subject, resolutions, backends, iterations, image, threads, results, dialect, tell)
+    if as_json:
+        click.echo(json.dumps([{"file": str(path), **benchmark.to_json(samples=False)} for path, benchmark in done], indent=1))
+    else:
+        from ..report import bench_table, remarks
+        show(bench_table(done), *remarks(done))
+    sys.exit(UNSTABLE if any(benchmark.warnings for _, benchmark in done) else 0)
+
+
+@cli.command()
+@click.argument("artifact", type=click.Path(exists=True, dir_okay=False))
+@click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+@click.option("-o", "--output", "folder", required=True, type=click.Path(file_okay=False), help="Folder for <name>.overlay.png and <name>.labels.png.")
+@click.option("--backend", default="onnxruntime-cpu", show_default=True)
+@as_json
+def predict(artifact, images, folder, backend, as_json):
+    """Label images: a coloured overlay with a legend, and the plain label map.
+
+    \b
+    Example:
+      rtseg-deploy predict net.onnx street.png -o out
+    """
+    from ..backends import find
+    from ..predict import predict as label
+
+    find(backend)
+    with progress() as tell:
+        done = label(artifact, images, folder, backend, tell)
+    if as_json:
+        click.echo(json.dumps([{"image": image, "overlay": str(o), "labels": str(m)} for image, (o, m) in zip(images, done)], indent=1))
+    else:
+        for pair in done:
+            click.echo("\n".join(map(str, pair)))
+
+
+@cli.command()
+@click.option("-o", "--output", "folder", default="demo", show_default=True, type=click.Path(file_okay=False), help="Where everything goes.")
+@click.option("-n", "--iterations", type=click.IntRange(1, 100_000), default=500, show_default=True)
+@as_json
+def demo(folder, iterations, as_json):
+    """Do all of it once, on the trained network and the street that come with rtseg-deploy.
+
+    \b
+    Example:
+      rtseg-deploy demo
+    """
+    need(*need_export)
+    from ..demo import demo as run
+
+    with progress() as tell:
+        done = run(folder, iterations, tell)
+    warn(done.warnings)
+    if as_json:
+        click.echo(json.dumps(done.to_json(), indent=1))
+    else:
+        from ..report import artifact_table, bench_table, engines_table, remarks
+        show(artifact_table(*done.artifact), engines_table(done.engines), bench_table(done.figures), *remarks(done.figures))
+        show("", *(str(path) for path in (*(path for path, _ in done.engines), *done.pictures)))
