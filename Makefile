@@ -1,4 +1,4 @@
-# make demo: everything once, on what the repository carries.   make test: the tests.
+# make demo: everything once, on what the repository carries.   make test: the tests.   make docs: the tables of docs/.
 PYTHON ?= python3
 VENV ?= .venv
 # On Linux the plain wheel of torch brings gigabytes of CUDA. Without a GPU, put here what PyTorch's install page says for "CPU":
@@ -6,12 +6,15 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test docs lint clean
 demo: $(VENV)/ready
 	$(BIN)/rtseg-deploy demo
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n auto
+
+docs: $(VENV)/ready
+	$(BIN)/python docs/tables.py docs/networks.md docs/matrix.md
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

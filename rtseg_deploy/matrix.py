@@ -16,7 +16,10 @@ UNLISTED = 512, 1024                # for a network whose paper prints no figure
 
 
 def plan(networks=(), resolutions=()):
-    """[(network, (height, width))] of those networks (all if none), at those sizes (those of its paper if none): what is fed to it, and the image where it is timed."""
+    """[(network, (height, width))] of those networks, all if none, at those sizes.
+
+    Without sizes at its paper's: what is fed to it, and the whole image where it is timed.
+    """
     rows = []
     for name in networks or models.networks():
         models.find(name)

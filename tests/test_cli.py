@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 from conftest import ROOT, run
 
-from rtseg_deploy import __version__, cli, demo, terminal
+from rtseg_deploy import __version__, demo, terminal
 from rtseg_deploy.cli import cli as group
 
 README = (ROOT / "README.md").read_text()

@@ -99,9 +99,10 @@ def test_equal_in_pytorch(case, trained):
 
 
 def test_equal_after_folding_through_onnxruntime(case, trained, tmp_path):
-    """As the network gives them, and enlarged where the original enlarges."""
+    """As the network gives them, and enlarged where the original enlarges. Every size of those beside the repository, the smallest of ours."""
     path, header, _ = case
-    for resolution, record in outputs(header):
+    sizes = sorted(outputs(header), key=lambda pair: (isinstance(pair[1], str), pair[0]))
+    for resolution, record in sizes if path.suffix == ".json" else sizes[:1]:
         if isinstance(record, str):
             with pytest.raises(RtsegError, match="multiples of"):
                 export(trained, tmp_path / "net.onnx", resolution)

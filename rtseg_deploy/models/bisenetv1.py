@@ -253,8 +253,8 @@ TORCHSEG = Dialect(
     renames=(
         (r"^spatial_path\.conv_7x7\.", "spatial.0."), (r"^spatial_path\.conv_3x3_1\.", "spatial.1."), (r"^spatial_path\.conv_3x3_2\.", "spatial.2."),
         (r"^spatial_path\.conv_1x1\.", "spatial.3."), (r"^global_context\.1\.", "globe."),
-        (r"^arms\.0\.", "attend32."), (r"^arms\.1\.", "attend16."), (r"\.conv_3x3\.(?=\w+\.)", ".conv."), (r"^(attend\d+)\.channel_attention\.1\.", r"\1.gate."),
-        (r"^refines\.0\.", "refine32."), (r"^refines\.1\.", "refine16."), (r"^ffm\.conv_1x1\.", "fusion.conv."),
+        (r"^arms\.0\.", "attend32."), (r"^arms\.1\.", "attend16."), (r"\.conv_3x3\.(?=\w+\.)", ".conv."),
+        (r"^(attend\d+)\.channel_attention\.1\.", r"\1.gate."), (r"^refines\.0\.", "refine32."), (r"^refines\.1\.", "refine16."), (r"^ffm\.conv_1x1\.", "fusion.conv."),
         (r"^ffm\.channel_attention\.1\.conv\.", "fusion.gate.0."), (r"^ffm\.channel_attention\.2\.conv\.", "fusion.gate.2."),
         (r"^heads\.2\.conv\.", "head."), (r"^heads\.2\.conv_1x1\.", "classifier."), (r"^context_path\.", "context."),
         (r"^context\.conv1\.(conv|bn)\.", r"context.stem.\1."), (r"^context\.layer1\.(?=.*(proj|residual_branch))", "context.stages.0."),
