@@ -79,6 +79,9 @@ def seeded(name, classes=19, seed=0):
 def origin(artifact):
     """The trained network that an artifact was made from. Raises RtsegError where its checkpoint is not there any more."""
     parent = artifact.parent
+    if artifact.dialect == "adopted":
+        raise RtsegError(f"{artifact.model} was adopted from the ONNX file {parent['file']}: there is no PyTorch network behind it",
+                         "time it with --backend onnxruntime-cpu; for another size: rtseg-deploy adopt FILE --resolution HxW")
     if "factory" in parent or "file" not in parent and "seed" not in parent:
         raise RtsegError(f"{artifact.model} was made from {parent.get('factory', 'no checkpoint')}, which a sidecar does not get to run",
                          "time it by its factory: rtseg-deploy bench package.module:factory --resolution HxW")

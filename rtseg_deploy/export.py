@@ -1,18 +1,17 @@
 """Trained network -> ONNX artifact: traced, folded, proven, and only then given its name."""
 import io
-import platform
 import warnings
 from dataclasses import asdict
 
 import onnx
 import torch
 
-from . import __version__, facts, fp16, passes, proof
+from . import facts, fp16, passes, proof
 from .deployed import deployed
 from .errors import RtsegError
 from .records import Artifact, size, write_artifact
+from .remarks import OPSETS, old_parser_warnings, portrait_warning, versions, weights_bytes
 
-OPSETS = range(13, 24)              # what the tracing exporter of torch 2.13 writes and this reads back
 DEFAULT_OPSET = 17                  # TensorRT 8.6 and everything newer; 13 for TensorRT 8.2
 
 
@@ -44,7 +43,7 @@ def export(trained, path, resolution, opset=DEFAULT_OPSET, precision="fp32", out
     artifact = Artifact(
         kind="onnx", model=trained.network.name, dialect=trained.dialect.name, classes=trained.classes, class_set=names.name,
         resolution=tuple(resolution), precision=precision, input=input, output=output, normalisation=normalisation, opset=opset,
-        weights_bytes=weights_bytes(model), parent=trained.parent, checks={"fold": fold, "parity": parity}, versions=versions(),
+        weights_bytes=weights_bytes(model), parent=trained.parent, checks={"fold": fold, "parity": parity}, versions=versions(torch=torch.__version__),
         warnings=seed_warning(trained) + portrait_warning(resolution) + old_parser_warnings(model))
     tell("writing", 0.95)
     return write_artifact(path, lambda temporary: (temporary.write_bytes(model.SerializeToString()), artifact)[1])
@@ -62,24 +61,6 @@ def refuse_size(trained, resolution):
 
 def seed_warning(trained):
     return ("random weights: good for speed and size, its labels mean nothing",) if "seed" in trained.parent else ()
-
-
-def portrait_warning(resolution):
-    height, width = resolution
-    if height <= width:
-        return ()
-    return (f"{size(resolution)} is taller than wide, and street images are wide: sizes are HEIGHTxWIDTH; did you mean {width}x{height}?",)
-
-
-def old_parser_warnings(model):
-    """What an older TensorRT misreads without a word, or does not take."""
-    opset = model.opset_import[0].version
-    found = []
-    if any(node.op_type == "ReduceMean" and len(node.input) > 1 for node in model.graph.node):
-        found.append("opset 18 and newer give ReduceMean its axes as an input, which TensorRT 8 ignores: for a GTX 1080 Ti use --opset 17, for a Jetson TX2 13")
-    if opset < 14 and model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8:
-        found.append("TensorRT 8.2 (Jetson TX2) takes no uint8 input: for it, leave --input at normalised")
-    return tuple(found)
 
 
 def trace(net, x, opset):
@@ -119,15 +100,3 @@ def prove(net, raw, model, inputs):
         where = proof.first_departure(raw, model, x, bar) or proof.first_departure_from_torch(net, raw, x, bar)
         proof.refuse(parity, f"the folded graph is not the network that was trained; the first tensor that departs is {where or 'the output'}")
     return parity
-
-
-def weights_bytes(model):
-    return sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in model.graph.initializer)
-
-
-def versions():
-    import onnxruntime
-    import polygraphy
-
-    return {"rtseg-deploy": __version__, "python": platform.python_version(), "torch": torch.__version__, "onnx": onnx.__version__,
-            "onnxruntime": onnxruntime.__version__, "polygraphy": polygraphy.__version__}

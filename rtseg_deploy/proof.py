@@ -17,6 +17,7 @@ from .errors import RtsegError, need
 
 # precision -> (largest |difference| as a fraction of the logits' standard deviation, least share of equal labels)
 BARS = {"fp32": [1e-4, 0.9999], "fp16": [5e-2, 0.99]}
+KEEPS_LABELS = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")  # after an ArgMax: every label stays what and where it is
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,24 @@ def session(model):
     """An ONNX Runtime session on the CPU for a model in memory."""
     ort = need("onnxruntime")
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, and told in one line
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # large maps are given back at once: half the peak memory
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
+def argmax(model, passed=KEEPS_LABELS):
+    """The ArgMax whose labels the model gives, looked for through the operators in `passed`; None where it gives something else."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    node = makers.get(model.graph.output[0].name)
+    while node is not None and node.op_type in passed:
+        node = makers.get(node.input[0])
+    return node if node is not None and node.op_type == "ArgMax" else None
+
+
 def logits_name(model):
-    """The tensor that holds the logits: the output itself, or what the ArgMax before it reads."""
-    argmax = next((node for node in model.graph.node if node.op_type == "ArgMax"), None)
-    return argmax.input[0] if argmax else model.graph.output[0].name
+    """The tensor that holds the logits: the output itself, or what the ArgMax reads whose labels the output is."""
+    last = argmax(model)
+    return last.input[0] if last else model.graph.output[0].name
 
 
 def with_outputs(model, names):

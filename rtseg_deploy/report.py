@@ -16,7 +16,8 @@ def artifact_table(path, artifact):
     table = Table("", "", show_header=False, box=SIMPLE_HEAD)
     fold = artifact.checks["fold"]
     names = f" ({artifact.class_set})" if artifact.class_set else ""
-    table.add_row("network", f"{artifact.model}, checkpoint as {artifact.dialect} saves it, {artifact.classes} classes{names}")
+    origin = "from an ONNX file" if artifact.dialect == "adopted" else f"checkpoint as {artifact.dialect} saves it"
+    table.add_row("network", f"{artifact.model}, {origin}, {artifact.classes} classes{names}")
     weights = mib(artifact.weights_bytes)
     table.add_row("graph", f"{size(artifact.resolution)}, {artifact.output}, {artifact.precision}, opset {artifact.opset}, weights {weights}")
     table.add_row("BatchNorm", f"{fold['before']} before, {fold['back']} folded back, {fold['forward']} folded forward, {len(fold['kept'])} kept")
@@ -28,7 +29,8 @@ def artifact_table(path, artifact):
                                          f"{scales['merged']} merged, {len(scales['kept'])} kept")
     bar = artifact.checks["parity"]["bar"]
     for name, row in artifact.checks["parity"]["inputs"].items():
-        table.add_row(f"parity, {name}", f"max |Δ| {row['relative']:.1e} of the logits' scale (bar {bar[0]:.0e}), labels equal {row['labels_equal']:.4%}")
+        logits = "" if row["relative"] is None else f"max |Δ| {row['relative']:.1e} of the logits' scale (bar {bar[0]:.0e}), "
+        table.add_row(f"parity, {name}", f"{logits}labels equal {row['labels_equal']:.4%}")
     table.add_row("sha256", artifact.sha256)
     return Group(Text(str(path), no_wrap=True, overflow="ignore"), table)
 

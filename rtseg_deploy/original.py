@@ -1,0 +1,243 @@
+"""An ONNX file from elsewhere: read without trusting it, and seen to be a segmentation network of one input and one output."""
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, helper
+from onnxruntime.capi import onnxruntime_pybind11_state as runtime
+
+from . import proof
+from .errors import RtsegError
+from .records import size
+
+LARGEST_FILE = 2**31                # bytes: what protobuf reads
+LONGEST_SIDE = 16384                # pixels
+MOST_CLASSES = 10_000
+RUNTIME_ERRORS = (UnicodeDecodeError, *(kind for kind in vars(runtime).values() if isinstance(kind, type) and issubclass(kind, Exception)))
+# element type, Artifact.input, sides; None is the height, then the width
+INPUTS = [(TensorProto.FLOAT, "normalised", (1, 3, None, None)),
+          (TensorProto.UINT8, "rgb8", (None, None, 3)), (TensorProto.UINT8, "rgb8-nchw", (1, 3, None, None))]
+TAKEN = "one image, RGB: float32 1x3xHxW, uint8 HxWx3 or uint8 1x3xHxW"
+GIVEN = "float32 logits 1 x classes x h x w, or integer labels 1xHxW"
+HALF = "adopt the FP32 file; build-engine --fp16 makes FP16 of it, proven"
+KEEPS_CLASSES = (*proof.KEEPS_LABELS, "Gather", "Resize", "Slice", "Transpose", "Upsample")  # after an ArgMax: no label means another class
+
+
+@dataclass(frozen=True)
+class Original:
+    """A file as it came, and how it is fed."""
+    file: str
+    model: onnx.ModelProto
+    input: str                      # its name
+    kind: str                       # records.Artifact.input
+    sides: tuple                    # of the input, all of them
+    resolution: tuple
+
+    @property
+    def output(self):
+        return self.model.graph.output[0].name
+
+    def runner(self, names):
+        """Picture -> those of its tensors, by ONNX Runtime. Raises RtsegError where that cannot run it."""
+        def failed(error):
+            return RtsegError(f"ONNX Runtime cannot run {self.file} at {size(self.resolution)}: {first_line(error)}",
+                              "if it was made for another size, name that with --resolution; if it needs a newer ONNX Runtime: pip install -U onnxruntime")
+        try:
+            session = proof.session(proof.with_outputs(self.model, names))
+        except RUNTIME_ERRORS as error:
+            raise failed(error) from None
+        quiet = onnxruntime.RunOptions()
+        quiet.log_severity_level = 4  # what goes wrong is told in one line, by us
+
+        def run(picture):
+            try:
+                return session.run(None, {self.input: picture.fed}, quiet)
+            except RUNTIME_ERRORS as error:
+                raise failed(error) from None
+        return run
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the original gives, as it was seen to."""
+    output: str                     # records.Artifact.output
+    kind: int                       # element type
+    shape: tuple
+    classes: int | None
+    logits: str                     # the tensor that decides: the output, or what its ArgMax reads; "" where labels alone can be compared
+
+
+def first_line(error):
+    return (str(error).strip().splitlines() or ["no reason was given"])[0][:300]
+
+
+# ---- reading
+
+
+def read(source):
+    """The model in a file, whole and in plain ONNX. Raises RtsegError."""
+    try:
+        if Path(source).stat().st_size >= LARGEST_FILE:
+            raise RtsegError(f"{source} is larger than the 2 GiB that an ONNX file can be", "check that it is the right file")
+        model = onnx.load_from_string(Path(source).read_bytes())
+    except OSError as error:
+        raise RtsegError(f"{source}: {error.strerror}") from None
+    except DecodeError:
+        raise RtsegError(f"{source} is truncated or not an ONNX file", "a checkpoint is turned into one with rtseg-deploy export") from None
+    if model.functions:
+        raise RtsegError(f"{source} defines functions of its own, such as {model.functions[0].name}, which cannot be seen into",
+                         "inline them: onnx.save(onnx.inliner.inline_local_functions(onnx.load(F)), G)")
+    for graph in graphs(model.graph):
+        for node in graph.node:
+            refuse_node(node, source)
+    for tensor in tensors(model.graph):
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise RtsegError(f"{source} keeps the tensor {tensor.name} in another file", "put all in one: onnx.save(onnx.load(F), G)")
+    for entry in (*model.opset_import, *(node for graph in graphs(model.graph) for node in graph.node)):
+        entry.domain = "" if entry.domain == "ai.onnx" else entry.domain  # two names of one; the checker knows one
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
+        raise RtsegError(f"{source} is not valid ONNX: {first_line(error)}", "export it again") from None
+    return model
+
+
+def refuse_node(node, source):
+    """Raise RtsegError for a node that only another program understands, or that the passes cannot see into."""
+    name = f"{source}: {node.name or next(iter(node.output), '')} ({node.op_type})"
+    if node.domain not in ("", "ai.onnx"):
+        raise RtsegError(f"{name} is an operator of {node.domain}, not of ONNX", "export it again without custom operators or a runtime's optimisations")
+    if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute) and node.op_type != "If":
+        raise RtsegError(f"{name} holds a graph within the graph", "export it again without loops")
+    if any(attribute.HasField("sparse_tensor") or attribute.sparse_tensors for attribute in node.attribute):
+        raise RtsegError(f"{name} holds a sparse tensor", "export it with dense ones")
+    if "Linear" in str(node.op_type) or str(node.op_type).endswith("Integer"):  # a name that is no text is bytes; the checker refuses it later
+        raise RtsegError(f"{name}: the network is quantised", "take the FP32 file that it was made from")
+
+
+def graphs(graph):
+    """A graph and all graphs within it."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in ([attribute.g] if attribute.HasField("g") else attribute.graphs):
+                yield from graphs(inner)
+
+
+def tensors(graph):
+    """Every tensor that a graph stores."""
+    for inner in graphs(graph):
+        yield from inner.initializer
+        for node in inner.node:
+            for attribute in node.attribute:
+                yield from ([attribute.t] if attribute.HasField("t") else attribute.tensors)
+
+
+# ---- what goes in
+
+
+def interface(model, source, resolution):
+    """How a model is fed. Raises RtsegError where that is not with one image, or it does not give one result."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    given = [value for value in model.graph.input if value.name not in stored]
+    for what, values, wanted in (("inputs", given, TAKEN), ("outputs", model.graph.output, GIVEN)):
+        if len(values) != 1:
+            raise RtsegError(f"{source} has {len(values)} {what}: {', '.join(value.name for value in values) or 'none'}",
+                             f"export it again with one, {wanted}, or cut it: onnx.utils.extract_model(F, G, [INPUT], [OUTPUT])")
+    for value in (given[0], model.graph.output[0]):
+        if not value.type.HasField("tensor_type"):
+            raise RtsegError(f"{source}: {value.name} is no tensor", f"export it again to take {TAKEN}, and to give {GIVEN}")
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
+            raise RtsegError(f"{source}: {value.name} is float16", HALF)
+    if given[0].name == model.graph.output[0].name:
+        raise RtsegError(f"{source} gives back {given[0].name} as it is", "export the network")
+    kind, found = layout(given[0], source)
+    height, width = agreed([side for side, known in found if known is None], resolution, given[0].name, source)
+    sides = iter((height, width))
+    return Original(str(source), model, given[0].name, kind, tuple(next(sides) if known is None else known for _, known in found), (height, width))
+
+
+def layout(value, source):
+    """(Artifact.input, [(side of the value, or None, side that it must have, or None)])."""
+    sides = sides_of(value)
+    for element, kind, wanted in INPUTS:
+        pairs = list(zip(sides or (), wanted))
+        if value.type.tensor_type.elem_type == element and len(sides or ()) == len(wanted) and all(None in pair or pair[0] == pair[1] for pair in pairs):
+            return kind, pairs
+    raise RtsegError(f"{source}: the input {value.name} is {described(value.type.tensor_type.elem_type, sides)}", f"export it again to take {TAKEN}")
+
+
+def sides_of(value):
+    """The sides of a tensor, None for those that are free; None where not even their number is known."""
+    if not value.type.tensor_type.HasField("shape"):
+        return None
+    return [dim.dim_value if dim.dim_value > 0 else None for dim in value.type.tensor_type.shape.dim]
+
+
+def described(element, sides):
+    """As in: float32 1x3x?x?."""
+    name = helper.tensor_dtype_to_np_dtype(element).name if element in TensorProto.DataType.values()[1:] else "of no known type,"
+    return f"{name} {'of unknown shape' if sides is None else 'x'.join(str(side or '?') for side in sides) or 'scalar'}"
+
+
+def agreed(found, resolution, name, source):
+    """The (height, width) that the file has or the caller names. Raises RtsegError where it is both, and they differ, or neither."""
+    if resolution is None:
+        if None in found:
+            raise RtsegError(f"{source}: the height or width of {name} is free", "say what it is to be: --resolution HxW")
+        resolution = found
+    elif any(side not in (None, asked) for side, asked in zip(found, resolution)):
+        raise RtsegError(f"{source} takes {'x'.join(str(side or '?') for side in found)}, not {size(resolution)}",
+                         f"give it a --resolution that fits, or export it again for {size(resolution)}")
+    if max(resolution) > LONGEST_SIDE:
+        raise RtsegError(f"{source} takes {size(resolution)}, and more than {LONGEST_SIDE} pixels a side are too many", "export it again for a smaller size")
+    return tuple(resolution)
+
+
+# ---- what comes out
+
+
+def observed(original, picture):
+    """The Result of an original, seen by running it: what a file says of its output can be unknown or wrong. Raises RtsegError."""
+    output, = original.runner([original.output])(picture)
+    kind, shape = helper.np_dtype_to_tensor_dtype(output.dtype), output.shape
+    if np.issubdtype(output.dtype, np.integer) and without_ones(shape) == without_ones(original.resolution):
+        return Result("labels", kind, shape, None, "")
+    refuse_result(original, kind, shape)
+    return Result("logits" if shape[2:] == original.resolution else "native", kind, shape, shape[1], original.output)
+
+
+def decided(result, original, plain, names):
+    """The Result, of labels, with what the ArgMax says that they come from.
+
+    plain: the graph without expressions of constants. names: of its tensors, in the original, where they are others.
+    """
+    argmax = proof.argmax(plain, KEEPS_CLASSES)
+    inferred = onnx.shape_inference.infer_shapes(plain, data_prop=True)
+    shape = argmax and next((sides_of(value) for value in inferred.graph.value_info if value.name == argmax.input[0]), None)
+    if not shape:
+        return result
+    axis = next((attribute.i for attribute in argmax.attribute if attribute.name == "axis"), 0) % len(shape)
+    logits = names.get(argmax.input[0], argmax.input[0])
+    direct = proof.argmax(plain) and axis == 1 and len(shape) == 4 and (shape[0], *shape[2:]) == (1, *original.resolution)
+    there = any(logits in node.output for node in original.model.graph.node)
+    return replace(result, classes=shape[axis], logits=logits if direct and there else "")
+
+
+def without_ones(sides):
+    return [side for side in sides if side != 1]
+
+
+def refuse_result(original, kind, shape):
+    """Raise RtsegError for anything but logits."""
+    height, width = original.resolution
+    found, wanted = f"{original.file}: the output {original.output} is {described(kind, shape)}", f"export it again to give {GIVEN}"
+    if kind != TensorProto.FLOAT or len(shape) != 4 or shape[0] != 1:
+        raise RtsegError(f"{found} for an image of {size(original.resolution)}", wanted)
+    if shape[1:3] == (height, width) != shape[2:] or shape[2] > height or shape[3] > width:
+        raise RtsegError(f"{found}: no classes x height x width for an image of {size(original.resolution)}", wanted)
+    if not 1 < shape[1] <= MOST_CLASSES:
+        raise RtsegError(f"{found}: {shape[1]} channels, and a label is the largest of 2 to {MOST_CLASSES}", wanted)
