@@ -42,17 +42,11 @@ def dialect_row(network, dialect):
 
 
 def papers(tell):
-    """Every network that a paper prints parameters or FLOPs of: true counts, the same in the paper's way, the paper's figure, the difference."""
-    return [paper_row(*key, figures, tell) for key, figures in printed().items()]
-
-
-def printed():
-    """(network, paper, input) -> the paper's figures of it that name parameters or FLOPs."""
+    """Every network at every input of its paper: true counts, the same in the paper's way, the paper's figure, the difference."""
     found = {}
     for figure in facts.papers():
-        if figure.parameters or figure.gflops:
-            found.setdefault((figure.network, figure.paper, figure.input), []).append(figure)
-    return found
+        found.setdefault((figure.network, figure.paper, figure.input), []).append(figure)
+    return [paper_row(*key, figures, tell) for key, figures in found.items()]
 
 
 def paper_row(name, paper, resolution, figures, tell):
@@ -68,9 +62,10 @@ def paper_row(name, paper, resolution, figures, tell):
            "parameters": parameters, "GMACs": round(FLOPS["10^9 MACs"](found), 3)}
     reasons = []
     for column, heading, unit in (("parameters", "M", way["parameters_as"]), ("gflops", "GFLOPs", way["gflops_as"])):
-        theirs = next((getattr(f, column) for f in figures if getattr(f, column)), None)
+        same = figures if column == "gflops" else [f for f in facts.papers() if (f.network, f.paper) == (name, paper)]  # any size has the same weights
+        theirs = next((getattr(f, column) for f in same if getattr(f, column)), None)
         row.update({f"its {heading}": theirs or "", f"our {heading}": float(f"{ours[column]:.4g}") if theirs else "", f"{heading} as": unit if theirs else "",
                     f"Δ {heading} %": f"{100 * (ours[column] / theirs - 1):+.2f}" if theirs else ""})
         if theirs and abs(ours[column] / theirs - 1) > CLOSE:
             reasons.append(facts.differences().get((name, column), "?"))
-    return {**row, "reason": "; ".join(reasons)}
+    return {**row, "reason": "; ".join(dict.fromkeys(reasons))}

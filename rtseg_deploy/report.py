@@ -16,10 +16,11 @@ def artifact_table(path, artifact):
     table = Table("", "", show_header=False, box=SIMPLE_HEAD)
     fold = artifact.checks["fold"]
     names = f" ({artifact.class_set})" if artifact.class_set else ""
-    origin = "from an ONNX file" if artifact.dialect == "adopted" else f"checkpoint as {artifact.dialect} saves it"
+    origin = {"adopted": "from an ONNX file", "seeded": "random weights", "own": "by its own code"}.get(artifact.dialect, f"a checkpoint of {artifact.dialect}")
     table.add_row("network", f"{artifact.model}, {origin}, {artifact.classes} classes{names}")
     weights = mib(artifact.weights_bytes)
     table.add_row("graph", f"{size(artifact.resolution)}, {artifact.output}, {artifact.precision}, opset {artifact.opset}, weights {weights}")
+    table.add_row("input", f"{artifact.input}, mean {artifact.normalisation['mean']}, std {artifact.normalisation['std']}")
     table.add_row("BatchNorm", f"{fold['before']} before, {fold['back']} folded back, {fold['forward']} folded forward, {len(fold['kept'])} kept")
     for row in fold["kept"]:
         table.add_row("", f"{row['node']}: not back, {row['back']}; not forward, {row['forward']}")

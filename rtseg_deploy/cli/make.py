@@ -5,6 +5,7 @@ import sys
 
 import click
 
+from .. import facts
 from ..errors import RtsegError, need
 from ..terminal import Size, progress, show, warn
 from .group import as_json, as_markdown, cli, need_export
@@ -126,7 +127,17 @@ def trained_network(checkpoint, model, dialect, normalisation, classes):
         return own.load(model, checkpoint, normalisation)
     if checkpoint:
         return checkpoints.load(checkpoint, model, dialect)
-    return checkpoints.seeded(model, int(classes) if classes.isdecimal() else 19)
+    return checkpoints.seeded(model, classes_named(classes))
+
+
+def classes_named(classes):
+    """How many classes --classes asks for: a number, or a class set's; Cityscapes' 19 where it says nothing."""
+    if classes.isdecimal() and 0 < int(classes) <= 10_000:
+        return int(classes)
+    known = facts.class_sets().get(classes)
+    if classes and not known:
+        raise RtsegError(f"--classes {classes} is no class set and no number of classes", f"the known sets: {', '.join(facts.class_sets())}")
+    return len(known.names) if known else 19
 
 
 def tell_artifact(path, artifact, as_json):
