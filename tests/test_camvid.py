@@ -51,3 +51,22 @@ def test_miou_is_pytorchs_and_the_known_one(measured):
     through_onnx, through_torch = miou(measured[0]), miou(measured[1])
     assert abs(through_onnx - through_torch) <= 0.01
     assert abs(through_onnx - KNOWN_MIOU) <= 0.1
+
+
+def test_pixels_straight_from_the_camera_give_the_same_labels(shared, tmp_path):
+    """The float path's, on every tenth image; where they differ the two best logits are as good as equal; the border is the same."""
+    trained = checkpoints.load(shared / "checkpoints/sgcpnet_camvid.pth.tar")
+    normalisation = export(trained, tmp_path / "float.onnx", (360, 480)).normalisation
+    export(trained, tmp_path / "rgb8.onnx", (360, 480), input="rgb8")
+    through_float, through_pixels = (onnxruntime.InferenceSession(tmp_path / name) for name in ("float.onnx", "rgb8.onnx"))
+    shares = []
+    for file in sorted((shared / "camvid/test").glob("*.png"))[::10]:
+        pixels = images.read(file)
+        wanted = through_float.run(None, {"input": images.normalised(pixels, normalisation)})[0][0]
+        found = through_pixels.run(None, {"input": pixels})[0][0]
+        differ = wanted.argmax(0) != found.argmax(0)
+        best = np.sort(wanted, 0)
+        assert not (differ & (best[-1] - best[-2] > 1e-3 * wanted.std())).any()
+        assert not (differ[0].any() or differ[-1].any() or differ[:, 0].any() or differ[:, -1].any())
+        shares.append(1 - differ.mean())
+    assert np.mean(shares) >= 0.9999

@@ -60,6 +60,9 @@ def test_the_readmes_commands_run(tmp_path):
     """In order, in one folder, as someone would who follows it; the figures are taken with fewer iterations."""
     (tmp_path / "weights.pth").write_bytes(demo.CHECKPOINT.read_bytes())
     (tmp_path / "street.png").write_bytes(demo.images.STREET.read_bytes())
+    (tmp_path / "mypackage").mkdir()
+    (tmp_path / "mypackage/net.py").write_text("from torch import nn\ndef build():\n    return nn.Conv2d(3, 7, 3, 2, 1)\n")
+    torch.onnx.export(torch.nn.Conv2d(3, 7, 3, 2, 1), (torch.zeros(1, 3, 64, 96),), tmp_path / "theirs.onnx", dynamo=False)
     lines = commands_of_the_readme()
     assert len(lines) >= 4
     for line in lines:
