@@ -80,22 +80,22 @@ def table(rows):
 
 
 def cells(row):
-    found = {"network": row["network"], "input": size(row["resolution"])}
-    for name in ("BatchNorm", "folded", "kept", "FP32 max Δ", "labels equal %", "weights MiB"):
-        found[name] = ""
+    found = {"network": row["network"], "input": size(row["resolution"]),
+             **dict.fromkeys(("BatchNorm", "folded", "kept", "max Δ", "labels %", "weights MiB", "FP32 MiB", "FP16 MiB", "FP16 layers", "FP16 max Δ"), "")}
     if "fold" in row:
-        fold, worst = row["fold"], [row["parity"]["inputs"][picture] for picture in row["parity"]["inputs"]]
-        found.update({"BatchNorm": fold["before"], "folded": fold["back"] + fold["forward"], "kept": len(fold["kept"]),
-                      "FP32 max Δ": f"{max(w['relative'] for w in worst):.1e}", "labels equal %": f"{100 * min(w['labels_equal'] for w in worst):.3f}",
+        fold = row["fold"]
+        found.update({"BatchNorm": fold["before"], "folded": fold["back"] + fold["forward"], "kept": len(fold["kept"]), "max Δ": furthest(row),
+                      "labels %": f"{100 * min(picture['labels_equal'] for picture in row['parity']['inputs'].values()):.3f}",
                       "weights MiB": round(row["weights_bytes"] / 2**20, 1)})
-    for precision in ("fp32", "fp16"):
-        engine = row.get("engines", {}).get(precision)
-        found[f"{precision} engine MiB"] = round(engine["bytes"] / 2**20, 1) if engine else ""
-        found[f"{precision} built in s"] = round(engine["build_seconds"], 1) if engine else ""
-    half = row.get("engines", {}).get("fp16")
-    found["FP16 max Δ"] = f"{max(w['relative'] for w in half['parity']['inputs'].values()):.1e}" if half else ""
-    found["layers in FP16"] = half["layers"]["fp16"] if half else ""
+    for precision, engine in row.get("engines", {}).items():
+        found[f"{precision.upper()} MiB"] = round(engine["bytes"] / 2**20, 1)
+    if half := row.get("engines", {}).get("fp16"):
+        found.update({"FP16 layers": half["layers"]["fp16"], "FP16 max Δ": furthest(half)})
     return {**found, "note": row.get("failed", "")}
+
+
+def furthest(proven):
+    return f"{max(picture['relative'] for picture in proven['parity']['inputs'].values()):.1e}"
 
 
 def folding(tell):

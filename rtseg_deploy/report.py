@@ -31,7 +31,7 @@ def artifact_table(path, artifact):
     bar = artifact.checks["parity"]["bar"]
     for name, row in artifact.checks["parity"]["inputs"].items():
         logits = "" if row["relative"] is None else f"max |Δ| {row['relative']:.1e} of the logits' scale (bar {bar[0]:.0e}), "
-        table.add_row(f"parity, {name}", f"{logits}labels equal {row['labels_equal']:.4%}")
+        table.add_row(f"parity, {name}", f"{logits}labels equal {row['labels_equal']:.4%}" + (f", ties {row['ties']:.4%}" if row.get("ties") else ""))
     table.add_row("sha256", artifact.sha256)
     return Group(Text(str(path), no_wrap=True, overflow="ignore"), table)
 

@@ -97,6 +97,23 @@ def test_not_a_number_fails():
     assert not proof.good(row, "fp16")
 
 
+def test_a_label_that_differs_counts_unless_the_network_hardly_prefers_one():
+    reference = np.random.default_rng(0).standard_normal((1, 3, 100, 100)).astype(np.float32)
+    order = reference.argsort(1)
+    row = proof.agreement(reference, reference, order[:, -1].astype(np.uint8))
+    assert row["labels_equal"] == 1 and row["ties"] == 0 and proof.good(row, "fp32")
+    second = order[:, -1].copy()
+    second[:, :50] = order[:, -2][:, :50]
+    row = proof.agreement(reference, reference, second.astype(np.uint8))
+    assert row["labels_equal"] == 0.5 and row["ties"] < 0.01 and not proof.good(row, "fp16")
+    near = reference.copy()
+    np.put_along_axis(near, order[:, -2:-1], np.take_along_axis(near, order[:, -1:], 1) - 1e-4, 1)
+    row = proof.agreement(near, near, second.astype(np.uint8))
+    assert row["labels_equal"] == 0.5 and row["ties"] == 0.5 and proof.good(row, "fp32")
+    row = proof.agreement(near, near, np.full((1, 100, 100), 200, np.uint8))
+    assert row["ties"] == 0 and not proof.good(row, "fp16")
+
+
 @pytest.mark.parametrize("fault", ["axis", "select_last_index", "cast"])
 def test_labels_are_proven_as_well_as_logits(trained, traced, fault):
     """Faults after the logits: argmax over rows, the last of equal maxima (no label changes: it must pass), labels cast to bool."""
