@@ -27,14 +27,15 @@ EXPECTED = {
     "bisenetv1_r101_mmseg": ("bisenetv1-r101", "mmsegmentation"), "bisenetv1_r18_sithu": ("bisenetv1-r18", "sithu"),
     "bisenetv1_r18_tramac": ("bisenetv1-r18", "tramac"), "bisenetv1_r18_oo": ("bisenetv1-r18", "ooooverflow"),
     "bisenetv2_coincheung": ("bisenetv2", "coincheung"), "bisenetv2_coincheung_c6d7405": ("bisenetv2", "coincheung-shuffle"),
-    "bisenetv2_coincheung_old": ("bisenetv2", "coincheung-2020"), "bisenetv2_mmseg": ("bisenetv2", "mmsegmentation"), "bisenetv2_sithu": ("bisenetv2", "sithu"),
+    "bisenetv2_coincheung_old": ("bisenetv2", "coincheung-2020"), "bisenetv2_coincheung_old_nearest": ("bisenetv2", "coincheung-2020-nearest"),
+    "bisenetv2_mmseg": ("bisenetv2", "mmsegmentation"), "bisenetv2_sithu": ("bisenetv2", "sithu"),
     "ddrnet23s_official": ("ddrnet-23-slim", "official"), "ddrnet23_official": ("ddrnet-23", "official"), "ddrnet39_official": ("ddrnet-39", "official"),
     "ddrnet23s_supergradients": ("ddrnet-23-slim", "supergradients"), "ddrnet23_supergradients": ("ddrnet-23", "supergradients"),
     "ddrnet39_supergradients": ("ddrnet-39", "supergradients"), "ddrnet23s_mmseg": ("ddrnet-23-slim", "mmsegmentation"),
     "ddrnet23_mmseg": ("ddrnet-23", "mmsegmentation"), "ddrnet23s_sithu": ("ddrnet-23-slim", "sithu"), "sgcpnet_official": ("sgcpnet", "official"),
 }
 CLASSES = {"bisenetv1_r101_mmseg": 171, "bisenetv1_r18_oo": 32}
-ASKED = {"ddrnet23s_sithu": "sithu"}  # the same keys as the official code's
+ASKED = {"ddrnet23s_sithu": "sithu", "bisenetv2_coincheung_old_nearest": "coincheung-2020-nearest"}  # the same keys as the official code's
 AUXILIARY = r"^(aux|conv_out16|conv_out32|heads\.[01]|seghead_extra|model\.seghead_extra|auxiliary_head|decode_head\.aux_|context(16|32)_head|supervision)"
 
 

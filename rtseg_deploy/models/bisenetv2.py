@@ -157,6 +157,9 @@ OLD = replace(
     COINCHEUNG, name="coincheung-2020", source="CoinCheung/BiSeNet@0471e80", variant={"mode": "corners"}, enlarge="corners", multiple=1,
     rows={"head.conv_out.weight": 1}, renames=((r"^head\.conv_out\.", "classifier."), *COINCHEUNG.renames))
 
+# an older file that its repository kept: the same keys as in 2020, enlarged otherwise
+NEAREST = replace(OLD, name="coincheung-2020-nearest", source="CoinCheung/BiSeNet@c6d7405", variant={"mode": "nearest"}, enlarge="bilinear", asked=True)
+
 MMSEG = Dialect(
     name="mmsegmentation",
     source="open-mmlab/mmsegmentation@v1.2.2",
@@ -213,7 +216,7 @@ def variant(name, note="", **arguments):
 
 
 NETWORKS = (
-    Network("bisenetv2", PAPER, BiSeNetV2, dialects=(COINCHEUNG, SHUFFLED, OLD, MMSEG, SITHU)),
+    Network("bisenetv2", PAPER, BiSeNetV2, dialects=(COINCHEUNG, SHUFFLED, OLD, NEAREST, MMSEG, SITHU)),
     variant("l", width=2.0, depth=3),
     variant("literal", LITERALLY, **LITERAL, head=64),
     variant("l-literal", LITERALLY, **LITERAL, head=256, width=2.0, depth=3),
