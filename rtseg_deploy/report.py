@@ -110,7 +110,7 @@ def inspection_table(found):
     rows = [("network", found["network"] or "none that is known"), ("wrapper", wrapped),
             ("weights", f"{found['tensors']} tensors, {found['parameters']:,} parameters, saved as {', '.join(found['saved_as'])}")]
     if found["beside"]:
-        rows.append(("beside them", ", ".join(f"{name} {value}" for name, value in found["beside"].items())))
+        rows.append(("beside them", ", ".join(f"{name} {str(value)[:60]}" for name, value in found["beside"].items())))
     if found["network"]:
         rows[1:1] = [("saved by", f"{found['source']} ({found['dialect']})"), ("classes", str(found["classes"])),
                      ("arithmetic", ", ".join(f"{name} {value}" for name, value in found["arithmetic"].items()) or "as the paper's"),

@@ -36,7 +36,7 @@ def read(path):
     if is_safetensors(path):
         return read_safetensors(path)
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
+        with torch.serialization.safe_globals(_values()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -64,10 +64,32 @@ def read_safetensors(path):
         raise _unreadable(path, str(error)) from None
 
 
-def _numpy_scalars():
-    """What older training code stores beside the weights (a best score, say): values, no code."""
+class Beside:
+    """Stands for an object that a training script saved beside its weights; nothing of the object's own class is loaded or run."""
+
+    def __init__(self, *arguments, **keywords):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+# of argument parsers, mmengine's log of losses, and folders
+TRAINING_OBJECTS = ("argparse.Namespace", "mmengine.logging.history_buffer.HistoryBuffer",
+                    *(f"{module}.{kind}Path" for module in ("pathlib", "pathlib._local") for kind in ("Posix", "Windows")))
+
+
+def _values():
+    """What training code stores beside the weights, a best score or a log, and that runs nothing: numpy's numbers and arrays, stand-ins.
+
+    numpy 2 renamed the module that its scalars and arrays name.
+    """
     import numpy as np
-    return [np._core.multiarray.scalar, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8"))]
+    multiarray = (getattr(np, "_core", None) or np.core).multiarray
+    builders = [(function, f"numpy.{core}.multiarray.{function.__name__}") for core in ("core", "_core")
+                for function in (multiarray.scalar, multiarray._reconstruct)]
+    return [*builders, np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")),
+            *((Beside, name) for name in TRAINING_OBJECTS)]
 
 
 def _unreadable(path, reason):
@@ -89,7 +111,8 @@ def tensors(value, path="checkpoint"):
         inner = next((c for c in CONTAINERS if isinstance(value.get(c), dict) and value[c]), None) if isinstance(value, dict) else None
         if inner is None:
             break
-        beside.update({k: v for k, v in value.items() if isinstance(v, (int, float, str))})
+        others = {k: plain(v) for k, v in value.items() if not isinstance(v, torch.Tensor)}
+        beside.update({k: v for k, v in others.items() if isinstance(v, (int, float, str))})
         containers.append(inner)
         value = value[inner]
     state = {k: v for k, v in value.items() if isinstance(v, torch.Tensor)} if isinstance(value, dict) else {}
@@ -103,6 +126,11 @@ def tensors(value, path="checkpoint"):
     for key, tensor in state.items():
         refuse_unusual(key, tensor, path)
     return Saved({k: v.float() if v.is_floating_point() else v for k, v in state.items()}, tuple(containers), tuple(prefixes), dict(kinds), beside)
+
+
+def plain(value):
+    """Python's number for numpy's."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def without_training(state):

@@ -1,6 +1,8 @@
 """What a checkpoint file may be, and what each wrong one is told."""
+import argparse
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,23 @@ def test_a_bare_state_dict_half_precision_and_numpy_scalars_load(weights, tmp_pa
     half = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
     trained = load({"state_dict": half, "best": np.float64(0.7), "epoch": np.int64(3)}, tmp_path)
     assert trained.module.classifier.weight.dtype == torch.float32
+
+
+def renamed(path, old, new):
+    """The same file with a name in its pickle changed: what an older library wrote."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data.replace(old, new) if name.endswith("data.pkl") else data)
+
+
+@pytest.mark.parametrize("module", [b"numpy._core.multiarray", b"numpy.core.multiarray"])
+def test_scores_and_logs_beside_the_weights_load_whichever_numpy_wrote_them(weights, tmp_path, module):
+    beside = {"best_mIoU": np.float64(0.7), "history": np.arange(3.0), "epoch": np.int64(3), "args": argparse.Namespace(lr=0.1), "folder": Path("runs")}
+    torch.save({"state_dict": weights, **beside}, tmp_path / "weights.pth")
+    renamed(tmp_path / "weights.pth", b"numpy._core.multiarray", module)
+    assert checkpoints.load(tmp_path / "weights.pth").classes == 11
 
 
 def test_the_old_file_format_loads(weights, tmp_path):
