@@ -194,9 +194,9 @@ def choose(candidates, path="checkpoint", saved=None):
 def differences(fit, shown=3):
     """What keeps a fit from being exact, in words."""
     misshapen = [f"{key} is {_shape(found)}, not {_shape(expected)}" for key, found, expected in fit.misshapen]
-    for what, keys in (("missing", fit.missing), ("extra", fit.extra), ("of another shape", misshapen)):
+    for what, keys in (("missing (here called ", fit.missing), ("extra (", fit.extra), ("of another shape (", misshapen)):
         if keys:
-            yield f"{len(keys)} {what} ({', '.join(keys[:shown])}{', …' if len(keys) > shown else ''})"
+            yield f"{len(keys)} {what}{', '.join(keys[:shown])}{', …' if len(keys) > shown else ''})"
 
 
 def _shape(dimensions):

@@ -103,11 +103,16 @@ def cell(value):
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def exact(found):
+    """Those of the nearest implementations that a file fits."""
+    return [near for near in found["nearest"] if not near["differences"]]
+
+
 def inspection_table(found):
     """found: see inspection.inspect."""
     table = Table("", "", show_header=False, box=SIMPLE_HEAD)
     wrapped = " in ".join([*("prefix " + p.rstrip(".") for p in found["prefixes"]), *reversed(found["containers"])]) or "none"
-    rows = [("network", found["network"] or "none that is known"), ("wrapper", wrapped),
+    rows = [("network", found["network"] or ("one of several" if len(exact(found)) > 1 else "none that is known")), ("wrapper", wrapped),
             ("weights", f"{found['tensors']} tensors, {found['parameters']:,} parameters, saved as {', '.join(found['saved_as'])}")]
     if found["beside"]:
         rows.append(("beside them", ", ".join(f"{name} {str(value)[:60]}" for name, value in found["beside"].items())))
@@ -121,7 +126,7 @@ def inspection_table(found):
     else:
         rows.append(("why", f"{found['why']}; {found['fix']}"))
         rows += [(f"nearest {n}", f"{near['network']} as {near['source']} saves it: {'; '.join(near['differences']) or 'exact'}")
-                 for n, near in enumerate(found["nearest"], 1)]
+                 for n, near in enumerate(exact(found) or found["nearest"], 1)]
     for name, value in rows:
         table.add_row(name, Text(value))
     return Group(Text(found["file"], no_wrap=True, overflow="ignore"), table)

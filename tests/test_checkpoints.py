@@ -111,7 +111,7 @@ def test_one_tensor_away_is_refused_by_name(weights, tmp_path):
     with pytest.raises(RtsegError) as error:
         load(state, tmp_path)
     assert "nearest is sgcpnet" in error.value.what
-    assert "1 missing (backbone.stem.0.weight)" in error.value.what and "1 extra (l1.0.kernel)" in error.value.what
+    assert "1 missing (here called backbone.stem.0.weight)" in error.value.what and "1 extra (l1.0.kernel)" in error.value.what
     assert "conv4.bias is 7, not 112" in error.value.what
 
 
@@ -199,7 +199,7 @@ def test_inspect_says_what_a_file_is_and_how_near_an_unknown_one_comes(weights, 
     torch.save({key: value for key, value in weights.items() if "l1.0" not in key}, tmp_path / "weights.pth")
     found = inspection.inspect(tmp_path / "weights.pth")
     assert found["network"] is None and found["nearest"][0]["network"] == "sgcpnet"
-    assert found["nearest"][0]["differences"] == ["1 missing (backbone.stem.0.weight)"]
+    assert found["nearest"][0]["differences"] == ["1 missing (here called backbone.stem.0.weight)"]
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
