@@ -1,5 +1,6 @@
 """Public implementations' checkpoints load by themselves and give the recorded outputs, before and after folding."""
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -54,22 +55,6 @@ def specification(path, state):
     return spec, state.checkpoint(spec)
 
 
-@pytest.fixture(scope="module", params=[*HERE, *THERE], ids=lambda path: path.stem)
-def case(request, tmp_path_factory):
-    """(specification file, its header, checkpoint file)"""
-    state = request.getfixturevalue("state") if request.param.suffix == ".json" else None
-    header, value = specification(request.param, state)
-    path = tmp_path_factory.mktemp("dialect") / f"{request.param.stem}.pth"
-    torch.save(value, path)
-    yield request.param, header, path
-    path.unlink()
-
-
-@pytest.fixture(scope="module")
-def trained(case):
-    return checkpoints.load(case[2], dialect=ASKED.get(case[0].stem))
-
-
 def outputs(header):
     for text, record in header["outputs"].items():
         yield tuple(map(int, text.split("x"))), record
@@ -82,13 +67,27 @@ def like_the_record(logits, record, enlarge):
     return logits.numpy()[..., ::record["stride"], ::record["stride"]]
 
 
-def test_found_by_itself(case, trained):
-    name = case[0].stem
-    assert (trained.network.name, trained.dialect.name, trained.classes) == (*EXPECTED[name], CLASSES.get(name, 19))
+@pytest.mark.parametrize("path", [*HERE, *THERE], ids=lambda path: path.stem)
+def test_a_public_checkpoint(path, request, tmp_path):
+    """It is found by itself, also without its auxiliary heads, and gives what the original gave: in PyTorch, and folded."""
+    header, value = specification(path, request.getfixturevalue("state") if path.suffix == ".json" else None)
+    torch.save(value, tmp_path / "weights.pth")
+    trained = checkpoints.load(tmp_path / "weights.pth", dialect=ASKED.get(path.stem))
+    assert (trained.network.name, trained.dialect.name, trained.classes) == (*EXPECTED[path.stem], CLASSES.get(path.stem, 19))
+    found_without_auxiliary_heads(path, value)
+    equal_in_pytorch(path, header, trained)
+    equal_after_folding(path, header, trained, tmp_path / "net.onnx")
 
 
-def test_equal_in_pytorch(case, trained):
-    path, header, _ = case
+def found_without_auxiliary_heads(path, value):
+    state = next((inner for inner in value.values() if isinstance(inner, dict) and inner), value)
+    state = {key: tensor for key, tensor in state.items() if not re.search(AUXILIARY, key)}
+    fit = checkpoints.choose(checkpoints.fits(saved.tensors(state), dialect=ASKED.get(path.stem)))
+    assert (fit.network.name, fit.dialect.name) == EXPECTED[path.stem]
+    assert not fit.dropped or fit.dialect.name == "ooooverflow"  # which saves its backbone twice
+
+
+def equal_in_pytorch(path, header, trained):
     for resolution, record in outputs(header):
         if isinstance(record, str):
             assert not trained.network.takes(resolution, trained.dialect)
@@ -99,33 +98,20 @@ def test_equal_in_pytorch(case, trained):
         assert np.abs(take(logits) - wanted).max() <= 1e-4 * record["std"]
 
 
-def test_equal_after_folding_through_onnxruntime(case, trained, tmp_path):
+def equal_after_folding(path, header, trained, goal):
     """As the network gives them, and enlarged where the original enlarges. Every size of those beside the repository, the smallest of ours."""
-    path, header, _ = case
     sizes = sorted(outputs(header), key=lambda pair: (isinstance(pair[1], str), pair[0]))
     for resolution, record in sizes if path.suffix == ".json" else sizes[:1]:
         if isinstance(record, str):
             with pytest.raises(RtsegError, match="multiples of"):
-                export(trained, tmp_path / "net.onnx", resolution)
+                export(trained, goal, resolution)
             continue
         full = record["shape"][-1] == resolution[1]
-        artifact = export(trained, tmp_path / "net.onnx", resolution, output="logits" if full else "native")
-        for row in artifact.checks["fold"]["kept"]:
-            assert row["back"] and row["forward"]
-        session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+        export(trained, goal, resolution, output="logits" if full else "native")
+        session = onnxruntime.InferenceSession(goal, providers=["CPUExecutionProvider"])
         logits = session.run(None, {"input": public.image(*resolution)})[0][..., ::record["stride"], ::record["stride"]]
         wanted, take = sampled(path, record, resolution)
         assert np.abs(take(logits) - wanted).max() <= 1e-3 * record["std"]
-
-
-@pytest.mark.parametrize("path", HERE, ids=lambda path: path.stem)
-def test_auxiliary_heads_may_be_missing(path):
-    import re
-    value = public.checkpoint(path)
-    state = next((v for v in value.values() if isinstance(v, dict) and v), value)
-    state = {key: tensor for key, tensor in state.items() if not re.search(AUXILIARY, key)}
-    fit = checkpoints.choose(checkpoints.fits(saved.tensors(state), dialect=ASKED.get(path.stem)))
-    assert (fit.network.name, fit.dialect.name) == EXPECTED[path.stem]
 
 
 def test_every_dialect_has_a_recorded_checkpoint():
