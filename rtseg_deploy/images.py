@@ -28,7 +28,8 @@ def read(path):
     """H x W x 3 uint8 RGB, turned as the camera says. Raises RtsegError."""
     try:
         with Image.open(path) as image:
-            if image.mode in ("I", "F") or image.mode.startswith("I;"):
+            raw = [str(tile[-1]) for tile in getattr(image, "tile", ())]  # of a colour PNG with 16 bits Pillow would read 8
+            if image.mode in ("I", "F") or image.mode.startswith("I;") or any(";16" in kind for kind in raw):
                 raise RtsegError(f"{path} has more than 8 bits a channel, which would be cut off", "convert it to 8 bits first")
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:

@@ -14,6 +14,10 @@ NORMALISATIONS = {"imagenet": models.IMAGENET, "cityscapes": models.CITYSCAPES, 
                   "none": models.Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))}
 
 
+# what someone else's code may raise while it is imported or called
+THEIR_FAULTS = (ImportError, SyntaxError, TypeError, ValueError, RuntimeError, AttributeError, LookupError, NameError, OSError, ArithmeticError, AssertionError)
+
+
 def is_own(name):
     """Whether a name means a factory, and not a network of the registry."""
     return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name or "") is not None
@@ -29,7 +33,7 @@ def load(spec, checkpoint=None, normalisation="imagenet", folder=None):
     parent = {"factory": spec}
     if checkpoint:
         parent.update(file=str(checkpoint), sha256=files.sha256(checkpoint))
-        fill(module, saved.tensors(saved.read(checkpoint), checkpoint).state, checkpoint, spec)
+        fill(module, saved.tensors(saved.read(checkpoint), checkpoint), checkpoint, spec)
     module = module.eval().float()
     network = models.Network(spec.replace(":", "."), "a network of one's own", type(module))
     dialect = models.Dialect("own", "its own code", NORMALISATIONS[normalisation])
@@ -45,20 +49,31 @@ def made(spec, folder):
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
-        function = getattr(import_module(name), factory)
+        package = import_module(name)
     except ModuleNotFoundError as error:
         raise RtsegError(f"{spec}: there is no module {error.name!r}", f"{folder} and Python's path were searched; run it where the package lies") from None
-    except AttributeError:
-        raise RtsegError(f"{spec}: {name} has no {factory}", "name a function that returns an nn.Module") from None
-    module = function()
+    except THEIR_FAULTS as error:
+        raise RtsegError(f"{name} cannot be imported: {type(error).__name__}: {first_line(error)}", "RTSEG_DEBUG=1 shows where") from error
+    if not callable(function := getattr(package, factory, None)):
+        raise RtsegError(f"{spec}: {name} has no function {factory}", "name one that returns an nn.Module")
+    try:
+        module = function()
+    except THEIR_FAULTS as error:
+        raise RtsegError(f"{spec} fails: {type(error).__name__}: {first_line(error)}", "it is called without arguments; RTSEG_DEBUG=1 shows where") from error
     if not isinstance(module, torch.nn.Module):
         raise RtsegError(f"{spec} returns a {type(module).__name__}, not an nn.Module", "return the network, built and ready for its weights")
     return module
 
 
-def fill(module, state, checkpoint, spec):
-    """Load a state dict, exactly. Raises RtsegError with the differences."""
+def first_line(error):
+    return (str(error).splitlines() or [""])[0]
+
+
+def fill(module, held, checkpoint, spec):
+    """Load a Saved state dict, exactly. Raises RtsegError with the differences."""
     expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    prefixes = ["".join(held.prefixes[n:]) for n in range(len(held.prefixes), -1, -1)]  # of those taken off, some may be the network's own
+    state = next((named for prefix in prefixes if (named := {prefix + key: value for key, value in held.state.items()}).keys() == expected.keys()), held.state)
     found = {key: tuple(value.shape) for key, value in state.items()}
     wrong = {key for key in expected.keys() & found.keys() if expected[key] != found[key]}
     for what, keys in (("missing", expected.keys() - found.keys()), ("extra", found.keys() - expected.keys()), ("of another shape", wrong)):
@@ -72,8 +87,8 @@ def classes_of(module, torch, spec):
     """How many classes a network tells apart, asked with a small image."""
     try:
         result = module(torch.zeros(1, 3, 256, 256))
-    except RuntimeError as error:
-        raise RtsegError(f"{spec} cannot take 1x3x256x256: {str(error).splitlines()[0]}") from None
+    except THEIR_FAULTS as error:
+        raise RtsegError(f"{spec} cannot take 1x3x256x256: {first_line(error)}", "it is to map N x 3 x H x W to logits; RTSEG_DEBUG=1 shows where") from error
     if not isinstance(result, torch.Tensor) or result.ndim != 4:
         raise RtsegError(f"{spec} gives a {type(result).__name__}, not one tensor N x classes x h x w", "return the main logits alone in evaluation mode")
     return result.shape[1]

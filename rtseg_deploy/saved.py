@@ -10,8 +10,8 @@ from pathlib import Path
 from .errors import RtsegError, need
 
 # Training code wraps weights in these, in this order of preference, and DataParallel, Lightning and torch.compile prefix their keys
-CONTAINERS = ("ema_net", "net", "state_dict", "model_state_dict", "model", "segmenter")
-PREFIXES = ("module.", "model.", "_orig_mod.")
+CONTAINERS = ("ema_net", "net", "state_dict", "model_state_dict", "model_state", "model", "segmenter")
+PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.")
 COUNTER = "num_batches_tracked"
 DEEPEST = 10                        # wrappers within wrappers
 TRAINING_ONLY = ("loss.", "criterion.")

@@ -41,6 +41,21 @@ def two():
 def number():
     return 3
 
+def broken():
+    return 1 / 0
+
+def hungry(classes):
+    return Net(classes)
+
+def nested():
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = Net()
+        def forward(self, x):
+            return self.model(x)
+    return Outer()
+
 def strict():
     return nn.Sequential(nn.Conv2d(3, 8, 1), nn.Linear(7, 5))
 '''
@@ -86,18 +101,30 @@ def test_a_sidecar_does_not_get_to_run_code(package):
 
 
 @pytest.mark.parametrize("spec, words", [
-    ("mynets.nets:two", "gives a tuple"), ("mynets.nets:number", "returns a int, not an nn.Module"), ("mynets.nets:nothing", "has no nothing"),
+    ("mynets.nets:two", "gives a tuple"), ("mynets.nets:number", "returns a int, not an nn.Module"), ("mynets.nets:nothing", "has no function nothing"),
+    ("mynets.nets:broken", "fails: ZeroDivisionError"), ("mynets.nets:hungry", "called without"),
+    ("mynets.wrong:build", "cannot be imported: SyntaxError"),
     ("mynets.none:build", "no module 'mynets.none'"), ("mynets.nets:strict", "cannot take"),
 ])
 def test_refusals(package, spec, words):
-    with pytest.raises(RtsegError, match=words):
+    (package / "mynets/wrong.py").write_text("def build(:")
+    with pytest.raises(RtsegError) as error:
         own.load(spec)
+    assert words in f"{error.value.what}; {error.value.fix}"
 
 
 def test_a_checkpoint_of_another_network_is_refused(package):
     torch.save({"first.0.weight": torch.zeros(8, 3, 3, 3)}, package / "weights.pth")
     with pytest.raises(RtsegError, match="is no checkpoint of mynets.nets:build: .* keys missing"):
         own.load("mynets.nets:build", package / "weights.pth")
+
+
+def test_a_prefix_that_is_the_networks_own_is_kept(package):
+    weights = own.load("mynets.nets:nested").module.state_dict()
+    assert all(key.startswith("model.") for key in weights)
+    for prefix in ("", "module."):
+        torch.save({prefix + key: value for key, value in weights.items()}, package / "weights.pth")
+        assert own.load("mynets.nets:nested", package / "weights.pth").classes == 5
 
 
 def test_names():

@@ -1,5 +1,7 @@
 """Pictures: labels of the right size and meaning, overlays with a legend, and bad images."""
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -91,7 +93,16 @@ def sixteen_bits(path):
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(path)
 
 
-@pytest.mark.parametrize("make", [truncated, text, empty, bomb, sixteen_bits])
+def sixteen_bits_in_colour(path):
+    """Pillow writes none: a PNG of one black row."""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 8, 1, 16, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1 + 8 * 6))) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("make", [truncated, text, empty, bomb, sixteen_bits, sixteen_bits_in_colour])
 def test_bad_images_are_one_line_and_nothing_is_written(artifact, tmp_path, make):
     path = tmp_path / "x.png"
     make(path)
