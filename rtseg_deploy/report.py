@@ -16,7 +16,8 @@ def artifact_table(path, artifact):
     table = Table("", "", show_header=False, box=SIMPLE_HEAD)
     fold = artifact.checks["fold"]
     names = f" ({artifact.class_set})" if artifact.class_set else ""
-    origin = {"adopted": "from an ONNX file", "seeded": "random weights", "own": "by its own code"}.get(artifact.dialect, f"a checkpoint of {artifact.dialect}")
+    known = {"adopted": "from an ONNX file", "seeded": "random weights", "own": "by its own code"}
+    origin = known.get(artifact.dialect, f"checkpoint, {artifact.dialect} dialect")
     table.add_row("network", f"{artifact.model}, {origin}, {artifact.classes} classes{names}")
     weights = mib(artifact.weights_bytes)
     table.add_row("graph", f"{size(artifact.resolution)}, {artifact.output}, {artifact.precision}, opset {artifact.opset}, weights {weights}")
