@@ -26,6 +26,7 @@ class Trained:
     normalisation: models.Normalisation
     module: object
     parent: dict                    # file and sha256, or seed
+    otherwise: tuple = ()           # dialects of the same keys and another arithmetic, that are taken only when asked for
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Fit:
     @property
     def distance(self):
         return len(self.missing) + len(self.extra) + len(self.misshapen)
+
+    @property
+    def common(self):
+        """How many tensors are where and as they should be."""
+        return len(self.state) - len(self.extra) - len(self.misshapen)
 
     @property
     def arithmetic(self):
@@ -63,7 +69,14 @@ def load(path, model=None, dialect=None):
     module = fit.network.module(fit.classes, fit.dialect)
     module.load_state_dict(fit.state)
     return Trained(fit.network, fit.dialect, fit.classes, fit.dialect.normalisation_for(fit.classes), module.eval(),
-                   {"file": str(path), "sha256": digest})
+                   {"file": str(path), "sha256": digest}, () if dialect else otherwise(fit))
+
+
+def otherwise(fit):
+    """Names of the dialects of the same implementation and keys that are considered only when asked for."""
+    def owner(d):
+        return d.source.partition("@")[0]
+    return tuple(d.name for d in fit.network.dialects if d.asked and d.renames == fit.dialect.renames and owner(d) == owner(fit.dialect))
 
 
 def seeded(name, classes=19, seed=0):
@@ -103,12 +116,14 @@ def fits(saved, model=None, dialect=None):
         raise RtsegError(f"no public weights of {model} are known", "leave --model out, or load your own with --model package.module:factory")
     if dialect is None:
         pairs = [pair for pair in pairs if could_be(saved, pair[1])]
-    return sorted((fit_to(saved, *pair, lenient=dialect is not None) for pair in pairs), key=lambda f: f.distance)
+    return sorted((fit_to(saved, *pair, lenient=dialect is not None) for pair in pairs),
+                  key=lambda f: (f.distance > 0, f.distance - f.common))
 
 
 def could_be(saved, dialect):
     """Whether a dialect saves files wrapped like this one."""
-    return not (dialect.bare and "model." in saved.prefixes) and (not dialect.beside or dialect.beside in saved.beside)
+    prefixed = "model." in saved.prefixes and "pytorch-lightning_version" not in saved.beside  # Lightning puts it before any network's keys
+    return not (dialect.bare and prefixed) and (not dialect.beside or dialect.beside in saved.beside)
 
 
 def fit_to(saved, network, dialect, lenient=False):
@@ -184,6 +199,9 @@ def choose(candidates, path="checkpoint", saved=None):
         if saved and any(re.search(row.key, key) for key in saved.state):
             raise RtsegError(f"{path} is {row.what}", row.fix)
     nearest = candidates[0]
+    if nearest.common <= 0 and len({fit.network.name for fit in candidates}) > 1:
+        some = next(iter(saved.state)) if saved else ""
+        raise RtsegError(f"{path} shares no tensor with any known network; its first key is {some}", "a network of your own: --model package.module:factory")
     if nearest.missing and not nearest.extra and not nearest.misshapen and all(key.endswith(COUNTER) for key in nearest.missing):
         raise RtsegError(f"{path} fits {nearest.name} but for BatchNorm's counters: PyTorch before 0.4.1 saved it, or InPlaceABN, whose activation is another",
                          f"if it was trained with plain BatchNorm and ReLU: --dialect {nearest.dialect.name}")

@@ -44,7 +44,7 @@ def export(trained, path, resolution, opset=DEFAULT_OPSET, precision="fp32", out
         kind="onnx", model=trained.network.name, dialect=trained.dialect.name, classes=trained.classes, class_set=names.name,
         resolution=tuple(resolution), precision=precision, input=input, output=output, normalisation=normalisation, opset=opset,
         weights_bytes=weights_bytes(model), parent=trained.parent, checks={"fold": fold, "parity": parity}, versions=versions(torch=torch.__version__),
-        warnings=seed_warning(trained) + portrait_warning(resolution) + old_parser_warnings(model))
+        warnings=seed_warning(trained) + otherwise_warning(trained) + batch_warning(fold) + portrait_warning(resolution) + old_parser_warnings(model))
     tell("writing", 0.95)
     return write_artifact(path, lambda temporary: (temporary.write_bytes(model.SerializeToString()), artifact)[1])
 
@@ -61,6 +61,16 @@ def refuse_size(trained, resolution):
 
 def seed_warning(trained):
     return ("random weights: good for speed and size, its labels mean nothing",) if "seed" in trained.parent else ()
+
+
+def otherwise_warning(trained):
+    names = " or ".join(f"--dialect {name}" for name in trained.otherwise)
+    return (f"taken as {trained.dialect.name}; the same keys were also trained with another arithmetic: {names}",) if names else ()
+
+
+def batch_warning(fold):
+    live = [row["node"] for row in fold["kept"] if "from the batch" in row["back"] + row["forward"]]
+    return (f"{live[0]} and {len(live) - 1} more normalise by the image's own statistics: the network stays in training mode",) if live else ()
 
 
 def trace(net, x, opset):

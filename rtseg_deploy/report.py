@@ -120,6 +120,8 @@ def inspection_table(found):
     if found["network"]:
         rows[1:1] = [("saved by", f"{found['source']} ({found['dialect']})"), ("classes", str(found["classes"])),
                      ("arithmetic", ", ".join(f"{name} {value}" for name, value in found["arithmetic"].items()) or "as the paper's"),
+                     *([("or else", " or ".join(f"--dialect {name}" for name in found["otherwise"]) + ": the same keys, another arithmetic")]
+                       if found["otherwise"] else []),
                      ("enlarged", {"corners": "bilinear, corners aligned"}.get(found["enlarged"], found["enlarged"])),
                      ("sizes", f"multiples of {found['multiple']}" if found["multiple"] > 1 else "any"),
                      ("trained to see", f"RGB / 255, mean {found['normalisation']['mean']}, std {found['normalisation']['std']}"),

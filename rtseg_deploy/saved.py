@@ -14,7 +14,7 @@ CONTAINERS = ("ema_net", "net", "state_dict", "model_state_dict", "model_state",
 PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.")
 COUNTER = "num_batches_tracked"
 DEEPEST = 10                        # wrappers within wrappers
-TRAINING_ONLY = ("loss.", "criterion.")
+TRAINING_ONLY = ("loss.", "loss_fn.", "ce_loss.", "criterion.", "n_averaged")
 # What torch.load raises on damaged files, found by feeding it damaged files
 BROKEN = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError, TypeError, AssertionError, ArithmeticError,
           ImportError, MemoryError, struct.error)
@@ -141,6 +141,10 @@ def nothing_in(value, path):
     """The error for a file without weights."""
     if isinstance(value, dict) and ({"param_groups", "optimizer", "optimizer_state_dict"} & value.keys()):
         return RtsegError(f"{path} holds an optimizer's state and no weights", "take the file that was saved beside it, with the network's state dict")
+    inner = [str(k) for k, v in (value.items() if isinstance(value, dict) else ())
+             if isinstance(v, dict) and any(hasattr(w, "is_floating_point") for w in v.values())]
+    if inner:
+        return RtsegError(f"{path} has no weights where they are looked for, and tensors under {', '.join(inner)}", "save the right one of these alone")
     return RtsegError(f"{path} holds no weights", f"a state dict is looked for at the top and under {', '.join(CONTAINERS)}")
 
 
@@ -151,7 +155,7 @@ def refuse_unusual(key, value, path):
         raise RtsegError(f"{path}: {key} is not a plain dense tensor", "save the weights before they are quantised or made sparse")
     if not value.is_floating_point() and not key.endswith(COUNTER):
         raise RtsegError(f"{path}: {key} holds {str(value.dtype).removeprefix('torch.')}, weights are floating-point", "save the weights as they were trained")
-    if value.is_floating_point() and not torch.isfinite(value).all():
+    if value.is_floating_point() and not torch.isfinite(value.float()).all():
         raise RtsegError(f"{path}: {key} is not finite: training diverged, or the file is damaged", "use an earlier checkpoint")
     if key.endswith("running_var") and (value < 0).any():
         raise RtsegError(f"{path}: {key} is a variance below zero: the file is damaged", "use an earlier checkpoint")

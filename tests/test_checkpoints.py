@@ -174,7 +174,8 @@ def test_counters_may_be_missing_only_where_the_dialect_is_named():
 
 
 @pytest.mark.parametrize("keys, words", [
-    (["conv1.0.weight", "last_layer.conv1.weight", "linear.weight"], "DDRNet pre-trained on ImageNet"), (["conv1.weight", "fc.weight"], "ResNet pre-trained"),
+    (["conv1.0.weight", "last_layer.conv1.weight", "linear.weight"], "DDRNet pre-trained on ImageNet"),
+    (["conv1.weight", "fc.weight"], "network pre-trained on ImageNet"),
     (["bneck.0.conv1.weight", "linear3.weight"], "MobileNet V3 pre-trained"), (["model.diff3.0.weight", "model.layer5_d.0.conv1.weight"], "PIDNet"),
 ])
 def test_lookalikes_are_called_what_they_are(keys, words, tmp_path):
@@ -256,3 +257,41 @@ def test_a_wrapper_that_holds_itself_ends():
     loop["net"] = loop
     with pytest.raises(RtsegError, match="holds no weights"):
         saved.tensors(loop)
+
+
+def test_what_lightning_and_averaging_add_is_no_weight(weights, tmp_path):
+    bare = {key.removeprefix("module."): value for key, value in weights.items()}
+    assert load({"state_dict": {**{f"model.{k}": v for k, v in bare.items()}, "loss_fn.weight": torch.ones(11)}}, tmp_path).classes == 11
+    assert load({**weights, "n_averaged": torch.tensor(3)}, tmp_path).classes == 11
+
+
+def test_lightnings_prefix_says_nothing_of_who_trained_it():
+    value = public.checkpoint(DIALECTS / "ddrnet23s_sithu.txt")
+    found = saved.tensors({"pytorch-lightning_version": "2.1", "state_dict": {f"model.{key}": tensor for key, tensor in value.items()}})
+    with pytest.raises(RtsegError, match="trained with"):
+        checkpoints.choose(checkpoints.fits(found))
+
+
+def test_a_dialect_that_is_only_taken_when_asked_for_is_mentioned():
+    found = saved.tensors(public.checkpoint(DIALECTS / "bisenetv2_coincheung_old_nearest.txt"))
+    fit = checkpoints.choose(checkpoints.fits(found))
+    assert fit.dialect.name == "coincheung-2020" and checkpoints.otherwise(fit) == ("coincheung-2020-nearest",)
+
+
+def test_one_foreign_key_leaves_the_right_network_the_nearest(weights):
+    found = saved.tensors({**{key.removeprefix("module."): value for key, value in weights.items()}, "extra.weight": torch.ones(3)})
+    with pytest.raises(RtsegError, match=r"nearest is sgcpnet .*1 extra \(extra.weight\)"):
+        checkpoints.choose(checkpoints.fits(found), "f", found)
+    other = saved.tensors({"a.b": torch.ones(3)})
+    with pytest.raises(RtsegError, match="shares no tensor"):
+        checkpoints.choose(checkpoints.fits(other), "f", other)
+
+
+def test_weights_elsewhere_are_pointed_at(weights, tmp_path):
+    with pytest.raises(RtsegError, match="tensors under ema"):
+        load({"ema": weights, "epoch": 3}, tmp_path)
+
+
+def test_names_in_a_file_do_not_steer_the_terminal(weights, tmp_path):
+    torch.save({"state_dict": {**weights, "module.\x1b[31mred": torch.ones(1)}, "arch": "\x1b[31mred"}, tmp_path / "weights.pth")
+    assert "\x1b" not in str(inspection.inspect(tmp_path / "weights.pth"))

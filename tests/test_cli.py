@@ -95,7 +95,7 @@ BAD = {
     "empty": (lambda p: p.write_bytes(b""), EXPORT, 1, "truncated or not a PyTorch checkpoint"),
     "code": (saved(Attack), EXPORT, 1, "asks to run"),
     "plain pickle with code": (lambda p: p.write_bytes(pickle.dumps(Attack(), 2)), EXPORT, 1, "in "),
-    "another network": (saved(lambda: {"layer.weight": torch.ones(3)}), EXPORT, 1, "the nearest is"),
+    "another network": (saved(lambda: {"layer.weight": torch.ones(3)}), EXPORT, 1, "shares no tensor"),
     "one number": (lambda p: p.write_bytes(demo.CHECKPOINT.read_bytes()), [*EXPORT[:-1], "100"], 2, "is not HEIGHTxWIDTH"),
     "another suffix": (lambda p: p.write_bytes(demo.CHECKPOINT.read_bytes()), ["export", "in", "-o", "in", "--resolution", "96x128"], 2, ".onnx"),
     "onto itself": (lambda p: p.with_name("in.onnx").write_bytes(demo.CHECKPOINT.read_bytes()),

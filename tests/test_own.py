@@ -44,6 +44,15 @@ def number():
 def broken():
     return 1 / 0
 
+def leaves():
+    raise SystemExit(0)
+
+class Odd(Exception):
+    pass
+
+def odd():
+    raise Odd("one of its own")
+
 def hungry(classes):
     return Net(classes)
 
@@ -102,7 +111,8 @@ def test_a_sidecar_does_not_get_to_run_code(package):
 
 @pytest.mark.parametrize("spec, words", [
     ("mynets.nets:two", "gives a tuple"), ("mynets.nets:number", "returns a int, not an nn.Module"), ("mynets.nets:nothing", "has no function nothing"),
-    ("mynets.nets:broken", "fails: ZeroDivisionError"), ("mynets.nets:hungry", "called without"),
+    ("mynets.nets:broken", "fails: ZeroDivisionError"), ("mynets.nets:leaves", "fails: SystemExit"),
+    ("mynets.nets:odd", "fails: Odd"), ("mynets.nets:hungry", "called without"),
     ("mynets.wrong:build", "cannot be imported: SyntaxError"),
     ("mynets.none:build", "no module 'mynets.none'"), ("mynets.nets:strict", "cannot take"),
 ])
@@ -125,6 +135,12 @@ def test_a_prefix_that_is_the_networks_own_is_kept(package):
     for prefix in ("", "module."):
         torch.save({prefix + key: value for key, value in weights.items()}, package / "weights.pth")
         assert own.load("mynets.nets:nested", package / "weights.pth").classes == 5
+
+
+def test_what_it_prints_is_no_data(package, capsys):
+    (package / "mynets/loud.py").write_text(CODE + "\ndef loud():\n    print('hello')\n    return build()\n")
+    own.load("mynets.loud:loud")
+    assert capsys.readouterr().out == ""
 
 
 def test_names():

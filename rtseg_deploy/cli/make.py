@@ -89,8 +89,8 @@ def inspect(checkpoint, model, dialect, as_json):
 @click.option("--output", type=click.Choice(["logits", "labels", "native"]), default="logits", show_default=True,
               help="logits and labels at the input's size; native: the network's own logits, 1/8 for most.")
 @click.option("--classes", default="", help="Class set (camvid, cityscapes) or number of classes, to be checked; found by the head if not given.")
-@click.option("--normalisation", type=click.Choice(["imagenet", "cityscapes", "coco", "ade20k", "none"]), default="imagenet", show_default=True,
-              help="Of a network of your own; every known implementation has its own.")
+@click.option("--normalisation", type=click.Choice(["imagenet", "cityscapes", "coco", "ade20k", "none"]),
+              help="Of a network of your own, imagenet if not given; every known implementation has its own.")
 @as_json
 def export(checkpoint, path, resolution, model, dialect, opset, precision, input_, output, classes, normalisation, as_json):
     """Turn a checkpoint into an ONNX file: BatchNorm folded, proven equal to PyTorch, described by a sidecar.
@@ -124,7 +124,9 @@ def trained_network(checkpoint, model, dialect, normalisation, classes):
     from .. import checkpoints, own
 
     if own.is_own(model):
-        return own.load(model, checkpoint, normalisation)
+        return own.load(model, checkpoint, normalisation or "imagenet")
+    if normalisation:
+        raise RtsegError("--normalisation is for a network of your own", "leave it out: what a known one was trained to see is known")
     if checkpoint:
         return checkpoints.load(checkpoint, model, dialect)
     return checkpoints.seeded(model, classes_named(classes))

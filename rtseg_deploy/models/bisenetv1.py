@@ -385,6 +385,6 @@ NETWORKS = (
 )
 
 LOOKALIKES = (
-    Lookalike(r"^fc\.weight$", "a ResNet pre-trained on ImageNet: it classifies, and has no segmentation head",
+    Lookalike(r"^fc\.weight$", "a network pre-trained on ImageNet: it classifies, and has no segmentation head",
               "take the checkpoint that was trained on a segmentation set"),
 )
