@@ -11,8 +11,8 @@ import onnx
 from onnx import TensorProto, helper, version_converter
 
 from . import facts, files, own, passes, proof
-from .errors import RtsegError
-from .original import HALF, MOST_CLASSES, RUNTIME_ERRORS, decided, first_line, graphs, interface, observed, read, sides_of, tensors
+from .errors import RtsegError, first_line
+from .original import HALF, MOST_CLASSES, RUNTIME_ERRORS, decided, graphs, interface, observed, read, sides_of, tensors
 from .records import Artifact, write_artifact
 from .remarks import OPSETS, old_parser_warnings, portrait_warning, versions, weights_bytes
 

@@ -10,6 +10,16 @@ class RtsegError(Exception):
         self.what, self.fix = what, fix
 
 
+def first_line(error):
+    """Of an exception's message, not longer than a line that is read."""
+    return (str(error).strip().splitlines() or ["no reason was given"])[0][:300]
+
+
+def printable(text):
+    """The text without what a terminal would obey: names in files may hold its escapes."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
+
+
 EXTRAS = {"torch": "export", "onnx": "export", "onnx_graphsurgeon": "export", "polygraphy": "export", "safetensors": "export",
           "onnxruntime": "cpu", "tensorrt_rtx": "rtx"}
 

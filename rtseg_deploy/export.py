@@ -8,7 +8,7 @@ import torch
 
 from . import facts, fp16, passes, proof
 from .deployed import deployed
-from .errors import RtsegError
+from .errors import RtsegError, first_line
 from .records import Artifact, size, write_artifact
 from .remarks import OPSETS, old_parser_warnings, portrait_warning, versions, weights_bytes
 
@@ -86,7 +86,7 @@ def trace(net, x, opset):
             torch.onnx.export(net, (x,), buffer, dynamo=False, opset_version=opset, training=torch.onnx.TrainingMode.PRESERVE,
                               input_names=["input"], output_names=["output"])
     except (RuntimeError, ValueError, TypeError) as error:
-        raise RtsegError(f"the network cannot take {'x'.join(map(str, x.shape))}: {str(error).splitlines()[0]}") from None
+        raise RtsegError(f"the network cannot take {'x'.join(map(str, x.shape))}: {first_line(error)}") from None
     model = onnx.load_from_string(buffer.getvalue())
     if model.opset_import[0].version != opset:
         raise RtsegError(f"torch wrote opset {model.opset_import[0].version} for {opset}", "report this with the version of torch")

@@ -12,19 +12,6 @@ def inspect(path, model=None, dialect=None):
 
     Raises RtsegError where the file holds no weights.
     """
-    return clean(looked_at(path, model, dialect))
-
-
-def clean(value):
-    """The same without what a terminal would obey: names in files are anyone's."""
-    if isinstance(value, dict):
-        return {clean(name): clean(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(clean, value))
-    return "".join(letter if letter.isprintable() else "?" for letter in value) if isinstance(value, str) else value
-
-
-def looked_at(path, model, dialect):
     held = saved.tensors(saved.read(path), path)
     fits = checkpoints.fits(held, model, dialect)
     found = {"file": str(path), "bytes": Path(path).stat().st_size, "containers": held.containers, "prefixes": held.prefixes,

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 from . import proof
-from .errors import RtsegError
+from .errors import RtsegError, first_line
 from .records import size
 
 LARGEST_FILE = 2**31                # bytes: what protobuf reads
@@ -68,10 +68,6 @@ class Result:
     shape: tuple
     classes: int | None
     logits: str                     # the tensor that decides: the output, or what its ArgMax reads; "" where labels alone can be compared
-
-
-def first_line(error):
-    return (str(error).strip().splitlines() or ["no reason was given"])[0][:300]
 
 
 # ---- reading

@@ -2,14 +2,13 @@
 
 Its code is run, so it is named on the command line and never taken from a file.
 """
-import contextlib
 import os
 import re
 import sys
 from importlib import import_module
 
 from . import checkpoints, files, models, saved
-from .errors import RtsegError, need
+from .errors import RtsegError, first_line, need
 
 NORMALISATIONS = {"imagenet": models.IMAGENET, "cityscapes": models.CITYSCAPES, "coco": models.COCO, "ade20k": models.ADE20K,
                   "none": models.Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))}
@@ -29,11 +28,6 @@ def load(spec, checkpoint=None, normalisation="imagenet", folder=None):
 
     folder: where its package is looked for first; the current one if not given. Raises RtsegError.
     """
-    with contextlib.redirect_stdout(sys.stderr):  # what their code prints is no data of ours
-        return _load(spec, checkpoint, normalisation, folder)
-
-
-def _load(spec, checkpoint, normalisation, folder):
     torch = need("torch")
     module = made(spec, folder or os.getcwd())
     parent = {"factory": spec}
@@ -69,10 +63,6 @@ def made(spec, folder):
     if not isinstance(module, torch.nn.Module):
         raise RtsegError(f"{spec} returns a {type(module).__name__}, not an nn.Module", "return the network, built and ready for its weights")
     return module
-
-
-def first_line(error):
-    return (str(error).splitlines() or [""])[0]
 
 
 def fill(module, held, checkpoint, spec):

@@ -10,7 +10,7 @@ import traceback
 
 import click
 
-from .errors import RtsegError
+from .errors import RtsegError, first_line, printable
 
 
 class Size(click.ParamType):
@@ -53,7 +53,7 @@ def fail(what, fix="", status=1):
     if os.environ.get("RTSEG_DEBUG"):
         traceback.print_exc()
     line = " ".join(f"rtseg-deploy: {what}{'; ' + fix if fix else ''}".split())
-    click.echo("".join(letter if letter.isprintable() else "?" for letter in line), err=True)  # names in files may hold terminal escapes
+    click.echo(printable(line), err=True)
     sys.exit(status)
 
 
@@ -61,13 +61,15 @@ def unforeseen(kind, error, trace):
     """The last resort, a hook and not an except clause: a fault of ours is also one line."""
     if os.environ.get("RTSEG_DEBUG"):
         traceback.print_exception(kind, error, trace)
-    first = (str(error).splitlines() or [""])[0]
-    click.echo(f"rtseg-deploy: a fault of rtseg-deploy itself: {kind.__name__}: {first}; please report it with the output of RTSEG_DEBUG=1", err=True)
+    click.echo(f"rtseg-deploy: a fault of rtseg-deploy itself: {kind.__name__}: {first_line(error)}; please report it with the output of RTSEG_DEBUG=1", err=True)
 
 
 @contextlib.contextmanager
 def progress():
-    """Yields tell(step, fraction done or None): a bar on a terminal, a line a step elsewhere."""
+    """Yields tell(step, fraction done or None): a bar on a terminal, a line a step elsewhere.
+
+    What is printed meanwhile, by a network of the user's own, goes to stderr: stdout is data.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -79,7 +81,8 @@ def progress():
             if step not in told[-1:]:
                 told.append(step)
                 click.echo(f"  {step}", err=True)
-        yield tell
+        with contextlib.redirect_stdout(sys.stderr):
+            yield tell
         return
     # twice a second: drawing must not take processor time from what is measured
     with Progress(SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), console=console,
@@ -94,9 +97,20 @@ def show(*renderables):
 
     console = Console() if sys.stdout.isatty() else Console(width=160)
     for renderable in renderables:
-        console.print(renderable, highlight=False, markup=False, soft_wrap=isinstance(renderable, str))
+        console.print(Plain(renderable), highlight=False, markup=False, soft_wrap=isinstance(renderable, str))
+
+
+class Plain:
+    """What a table or a text draws, without what names in files would have the terminal do."""
+
+    def __init__(self, renderable):
+        self.renderable = renderable
+
+    def __rich_console__(self, console, options):
+        for segment in console.render(self.renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
 
 
 def warn(lines):
     for line in lines:
-        click.echo(f"warning: {line}", err=True)
+        click.echo(printable(f"warning: {line}"), err=True)

@@ -9,6 +9,7 @@ import numpy as np
 import public
 import pytest
 import torch
+from conftest import run
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -294,4 +295,5 @@ def test_weights_elsewhere_are_pointed_at(weights, tmp_path):
 
 def test_names_in_a_file_do_not_steer_the_terminal(weights, tmp_path):
     torch.save({"state_dict": {**weights, "module.\x1b[31mred": torch.ones(1)}, "arch": "\x1b[31mred"}, tmp_path / "weights.pth")
-    assert "\x1b" not in str(inspection.inspect(tmp_path / "weights.pth"))
+    out, err = run("inspect", tmp_path / "weights.pth", status=1)
+    assert "?[31mred" in out and "\x1b" not in out + err

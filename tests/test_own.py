@@ -137,10 +137,11 @@ def test_a_prefix_that_is_the_networks_own_is_kept(package):
         assert own.load("mynets.nets:nested", package / "weights.pth").classes == 5
 
 
-def test_what_it_prints_is_no_data(package, capsys):
-    (package / "mynets/loud.py").write_text(CODE + "\ndef loud():\n    print('hello')\n    return build()\n")
-    own.load("mynets.loud:loud")
-    assert capsys.readouterr().out == ""
+def test_what_it_prints_is_no_data(package):
+    loud = "\nclass Loud(Net):\n    def forward(self, x):\n        print('forward')\n        return super().forward(x)\n"
+    (package / "mynets/loud.py").write_text(f"{CODE}{loud}\ndef loud():\n    print('hello')\n    return Loud()\n")
+    out, err = run("export", "--model", "mynets.loud:loud", "-o", "net.onnx", "--resolution", "64x64", "--json", cwd=package)
+    assert json.loads(out)["classes"] == 5 and "hello" in err and "forward" in err
 
 
 def test_names():

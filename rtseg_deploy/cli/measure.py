@@ -68,7 +68,7 @@ def predict(artifact, images, folder, backend, as_json):
         click.echo(json.dumps([{"image": image, "overlay": str(o), "labels": str(m)} for image, (o, m) in zip(images, done)], indent=1))
     else:
         for pair in done:
-            click.echo("\n".join(map(str, pair)))
+            print(*pair, sep="\n")  # as they are: click would take escapes out of a name
 
 
 @cli.command()

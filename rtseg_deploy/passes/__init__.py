@@ -8,7 +8,7 @@ from collections import Counter
 import onnx
 import onnx_graphsurgeon as gs
 
-from ..errors import RtsegError
+from ..errors import RtsegError, first_line
 from . import affine, chains, clean, fold_back, fold_forward, hardswish, scale_back, scale_forward
 
 RULES = (fold_back, fold_forward, scale_back, scale_forward, chains)  # one can make another possible
@@ -71,4 +71,4 @@ def checked(model):
         onnx.checker.check_model(model, full_check=True)
         return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise RtsegError(f"the graph is not valid ONNX: {str(error).splitlines()[0]}") from None
+        raise RtsegError(f"the graph is not valid ONNX: {first_line(error)}") from None
