@@ -17,7 +17,7 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=lambda step
     if artifact.kind != "onnx":
         raise RtsegError(f"{path} is an engine already", "engines are built from the ONNX file that rtseg-deploy export writes")
     if not target.ahead_of_time:
-        raise RtsegError(f"engines for {target.device} need {target.runtime} on the device itself, and building there is not built yet",
+        raise RtsegError(f"engines for {target.device.name} need {target.runtime} on the device itself, and building there is not built yet",
                          f"what can be built here: {', '.join(t.name for t in facts.targets().values() if t.ahead_of_time)}")
     precision = "fp16" if fp16 else artifact.precision
     goal = Path(root, target.name, f"{Path(path).stem}.{precision}.engine")
@@ -64,4 +64,4 @@ def size_warning(precision, engine_bytes, weights_bytes, target):
         return ()
     return (f"the {precision} engine is {engine_bytes / weights_bytes:.0f} times its weights: {target.runtime} stores depthwise and grouped convolutions "
             f"expanded to dense ones for compute capability {target.compute_capability}; expect it to be slow there, "
-            f"and prefer TensorRT 8.6 or 10.x built on the {target.device}",)
+            f"and prefer TensorRT 8.6 or 10.x built on the {target.device.name}",)

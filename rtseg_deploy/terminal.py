@@ -61,7 +61,8 @@ def unforeseen(kind, error, trace):
     """The last resort, a hook and not an except clause: a fault of ours is also one line."""
     if os.environ.get("RTSEG_DEBUG"):
         traceback.print_exception(kind, error, trace)
-    click.echo(f"rtseg-deploy: a fault of rtseg-deploy itself: {kind.__name__}: {first_line(error)}; please report it with the output of RTSEG_DEBUG=1", err=True)
+    what = f"a fault of rtseg-deploy itself: {kind.__name__}: {first_line(error)}"
+    click.echo(printable(f"rtseg-deploy: {what}; please report it with the output of RTSEG_DEBUG=1"), err=True)
 
 
 @contextlib.contextmanager

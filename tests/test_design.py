@@ -91,7 +91,9 @@ def test_the_registry_is_the_folder():
 
 
 def test_every_fact_has_a_source():
-    assert all(target.source and target.compute_capability for target in facts.targets().values())
+    assert all(row.source for row in (*facts.targets().values(), *facts.devices().values(), *facts.parsers().values()))
+    assert all(target.compute_capability and target.parser in facts.parsers() for target in facts.targets().values())
+    assert {figure.device for figure in facts.papers()} - {""} <= set(facts.devices())
 
 
 def test_functions_and_files_stay_small():

@@ -1,4 +1,4 @@
-"""Facts as rows, each with its source: targets, classes of data sets, and what the papers print of their own networks."""
+"""Facts as rows, each with its source: devices, targets, TensorRT's parsers, classes of data sets, what the papers print of their own networks."""
 import csv
 from dataclasses import dataclass
 from functools import cache
@@ -13,20 +13,66 @@ def rows(name):
         return list(csv.DictReader(file))
 
 
+def number(text):
+    return float(text) if text else None
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a chip can do at best; None where it has no such thing or nobody says. Rates are dense, at the boost clock."""
+    name: str
+    compute_capability: str         # "" for a CPU
+    memory_gib: float | None
+    fp32_tflops: float
+    fp16_tflops: float              # of the fastest way to compute on FP16 data
+    fp16_by: str                    # which way that is
+    bandwidth_gbs: float            # of its memory, in 10^9 bytes a second
+    l2_mib: float
+    fast_fp16: bool                 # what TensorRT's platform_has_fast_fp16 says
+    fast_int8: bool
+    source: str
+
+
+@cache
+def devices():
+    """Name -> Device."""
+    def value(column, text):
+        if column in ("fast_fp16", "fast_int8"):
+            return text == "yes"
+        return number(text) if column.endswith(("_gib", "_tflops", "_gbs", "_mib")) else text
+
+    return {row["name"]: Device(**{column: value(column, text) for column, text in row.items()}) for row in rows("devices.csv")}
+
+
 @dataclass(frozen=True)
 class Target:
+    """A device and the TensorRT that engines are built with for it."""
     name: str
-    device: str
-    compute_capability: str
-    runtime: str                    # what serves it
+    device: Device
+    tensorrt: tuple                 # versions that serve it, as prefixes; "rtx" for TensorRT-RTX
+    parser: str                     # of `runtime`: a name of parsers()
+    runtime: str                    # what engines are built with, unless said otherwise
     ahead_of_time: bool             # engines can be built on a machine without the device
+    jetpack: str
+    cuda: str
+    python: str
+    opset: int                      # that export writes for it
     source: str
+
+    @property
+    def compute_capability(self):
+        return self.device.compute_capability
+
+    def served_by(self, version):
+        """Whether that version of TensorRT, such as 8.6.1, serves it."""
+        return any(version.split(".")[:len(prefix.split("."))] == prefix.split(".") for prefix in self.tensorrt)
 
 
 @cache
 def targets():
     """Name -> Target."""
-    return {row["name"]: Target(**{**row, "ahead_of_time": row["ahead_of_time"] == "yes"}) for row in rows("targets.csv")}
+    return {row["name"]: Target(**{**row, "device": devices()[row["device"]], "tensorrt": tuple(row["tensorrt"].split()), "opset": int(row["opset"]),
+                                   "ahead_of_time": row["ahead_of_time"] == "yes"}) for row in rows("targets.csv")}
 
 
 def target(name):
@@ -35,6 +81,22 @@ def target(name):
         return targets()[name]
     except KeyError:
         raise RtsegError(f"no target is called {name!r}", f"the known ones: {', '.join(targets())}") from None
+
+
+@dataclass(frozen=True)
+class Parser:
+    """The reader of ONNX files of one family of TensorRT versions."""
+    name: str
+    serves: str
+    opset: int                      # the newest that it states
+    types: tuple                    # ONNX's names of those that it takes
+    source: str
+
+
+@cache
+def parsers():
+    """Name -> Parser, oldest first."""
+    return {row["name"]: Parser(**{**row, "opset": int(row["opset"]), "types": tuple(row["types"].split())}) for row in rows("parsers.csv")}
 
 
 @dataclass(frozen=True)
@@ -55,9 +117,6 @@ class Figure:
 @cache
 def papers():
     """Every Figure, in the order of the papers' tables."""
-    def number(text):
-        return float(text) if text else None
-
     def sides(text):
         return tuple(map(int, text.split("x")))
 
