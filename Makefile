@@ -11,7 +11,7 @@ demo: $(VENV)/ready
 	$(BIN)/rtseg-deploy demo
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 docs: $(VENV)/ready
 	$(BIN)/python docs/tables.py docs/networks.md docs/matrix.md

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import files, images, launch
-from .errors import RtsegError
+from . import backends, files, images, launch
 from .records import FORMAT, read_artifact, size
 
 PAPERS_RANGE = (500, 5000)          # iterations that the papers state (DDRNet 500, BiSeNet V2 5000)
@@ -90,24 +89,23 @@ def doubts(seconds):
     return found
 
 
-def bench(path, backends, iterations, image=None, threads=None, results="results", own=None, tell=lambda step, done: None):
-    """Time one artifact on each backend, in order; returns [(result file, Benchmark)]. Every figure is on disk as soon as it is done."""
+def bench(path, asked, iterations, image=None, threads=None, results="results", own=None, place=None, tell=lambda step, done: None):
+    """Time one artifact on each backend asked for, in order; returns [(result file, Benchmark)]. Every figure is on disk as soon as it is done."""
     artifact = read_artifact(path)
-    if artifact.kind != "onnx":
-        raise RtsegError(f"{path} is an engine for {artifact.target}; timing engines is not built yet", "time the ONNX file it was made from")
+    names = backends.chosen(artifact, asked)
     array, fed = picture(artifact, image)
     done, first = [], None
-    for backend in backends:
+    for backend in names:
         title = f"{artifact.model} {size(artifact.resolution)} {backend}"
-        job = {**launch.on_backend("time", path, artifact, backend, threads, own), "iterations": iterations}
-        result, (labels,) = launch.run(job, launch.BACKENDS, [array],
-                                       lambda step, share, title=title: tell(f"{title}: {step}", share))
+        job = launch.on_backend("time", path, artifact, backend, [array], threads, own, iterations=iterations)
+        with launch.ran(job, place, lambda step, share, title=title: tell(f"{title}: {step}", share)) as (result, folder):
+            (labels,) = launch.labels_in(folder, job)
         same = {}
         if labels is not None:
             first = first or (backend, labels)
             same = {} if first[0] == backend else {first[0]: float((first[1] == labels).mean())}
         benchmark = Benchmark(artifact.to_json(), str(path), backend, artifact.resolution, fed, tuple(result["seconds"]),
-                              tuple(result["warmup_seconds"]), result["minor_faults"], result["environment"], same)
+                              tuple(result["warmup_seconds"]), result["minor_faults"], {**result["environment"], "on": place.name if place else ""}, same)
         done.append((write(benchmark, results), benchmark))
     return done
 

@@ -1,4 +1,5 @@
 """ONNX artifact -> TensorRT engine, with its sidecar, under <root>/<target>/."""
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -27,13 +28,13 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=lambda step
             tell("converting to FP16 and proving it", None)
             graph, parity = in_fp16(graph, artifact, Path(folder, "fp16.onnx"))
             weights_bytes //= 2     # but for a few sizes of Resize all of it is float32
-        job = {"action": "build", "runtime": "tensorrt_rtx", "onnx": str(graph), "precision": precision, "compute_capability": target.compute_capability}
+        request = {"action": "build", "runtime": "tensorrt_rtx", "onnx": "network.onnx", "engine": "engine", "precision": precision,
+                   "compute_capability": target.compute_capability}
+        job = launch.Job(request, {"network.onnx": graph}, ("engine",))
 
         def fill(temporary):
-            with tempfile.TemporaryDirectory(prefix=".building-", dir=temporary.parent) as beside:  # whatever becomes of the worker, it is emptied
-                plan = Path(beside, "engine").resolve()
-                result, _ = launch.run({**job, "engine": str(plan)}, launch.RUNNER, tell=tell)
-                plan.replace(temporary)
+            with launch.ran(job, tell=tell) as (result, made):
+                shutil.move(made / "engine", temporary)
             built = {name: result[name] for name in ("layers", "bytes", "build_seconds", "messages")}
             return replace(
                 artifact, kind="engine", precision=precision, weights_bytes=weights_bytes, target=target.name,

@@ -1,12 +1,19 @@
-"""Where a job runs: here, in a process of its own. A job is job.json, its answer result.json; see device/runner.py."""
+"""Where a job runs: here in a process of its own, or on a device at the other end of an ssh connection (ssh.py).
+
+A job is a folder: job.json, what it reads, and afterwards result.json and what it makes; see device/runner.py. A place takes a job
+and leaves result.json and what was made in a folder here; how the files move there and back is all that places differ in.
+"""
 import io
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import backends
@@ -15,21 +22,55 @@ from .errors import RtsegError
 from .files import read_json
 
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent
-RUNNER = [runner.__file__]                          # TensorRT, as on a device
-BACKENDS = ["-m", "rtseg_deploy.backends"]          # every other runtime
+RUNNER = (runner.__file__,)                         # TensorRT and ONNX Runtime, here as on a device
+BACKENDS = ("-m", "rtseg_deploy.backends")          # every other runtime
 POLL_SECONDS = 0.5                                  # a waiting parent must not take time from what is timed
+LOG_BYTES = 1 << 16                                 # of a worker's last words
 
 
-def on_backend(action, path, artifact, backend, threads=None, own=None):
-    """The job that asks a backend to infer or time an artifact; threads: all of this process's processors if not given.
+@dataclass(frozen=True)
+class Job:
+    """One thing to do. Names in `request` are of files in the job's folder."""
+    request: dict                   # job.json
+    files: dict = field(default_factory=dict)       # name -> path or bytes: what it reads
+    results: tuple = ()             # names of what it makes
+    worker: tuple = RUNNER          # what Python is to run
 
-    own: the arguments of own.load, for a network that only its own code can build.
+
+def quiet(step, done):
+    """A tell that tells nobody."""
+
+
+def on_backend(action, path, artifact, backend, arrays, threads=None, own=None, **more):
+    """The Job that asks a backend to infer or time an artifact on arrays, inputs as it takes them.
+
+    threads: all of this process's processors if not given. own: the arguments of own.load, for a network that only its own code can build.
     """
     parent = dict(artifact.parent)
     if "file" in parent:
         parent["file"] = str(Path(parent["file"]).resolve())
-    return {"action": action, "backend": backend, "environment": getattr(backends.find(backend), "ENVIRONMENT", {}),
-            "artifact": str(Path(path).resolve()), "described": {**artifact.to_json(), "parent": parent}, "threads": threads or cpus(), "own": own}
+    names = [f"{number}.npy" for number in range(len(arrays))]
+    labels = tuple(f"labels-{name}" for name in names)
+    request = {"action": action, "backend": backend, "artifact": f"network.{artifact.kind}", "described": {**artifact.to_json(), "parent": parent},
+               "threads": threads, "own": own, "inputs": names, "labels": list(labels), **more}
+    return Job(request, {f"network.{artifact.kind}": Path(path).resolve(), **dict(zip(names, map(saved, arrays)))}, labels,
+               RUNNER if backend in runner.SESSIONS else BACKENDS)
+
+
+def saved(array):
+    """An array as the bytes of an .npy file."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def labels_in(folder, job):
+    """What an infer or time job left of each input; None where the backend computes none."""
+    import numpy as np
+
+    return [np.load(folder / name, allow_pickle=False) if (folder / name).is_file() else None for name in job.request["labels"]]
 
 
 def cpus():
@@ -37,58 +78,88 @@ def cpus():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run(job, worker, arrays=(), tell=lambda step, done: None):
-    """(result, labels of each array). Raises RtsegError with the worker's error and fix.
+@contextmanager
+def ran(job, place=None, tell=quiet):
+    """(result, folder with the files that the job made), for as long as the block lasts. Raises RtsegError with the worker's error and fix.
 
-    arrays: inputs as the artifact takes them. tell(step, fraction done or None) is called while it runs.
+    tell(step, fraction done or None) is called while it runs.
     """
-    import numpy as np
-
     with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
-        paths = [Path(folder, f"{number}.npy") for number in range(len(arrays))]
-        for path, array in zip(paths, arrays):
-            buffer = io.BytesIO()   # numpy, writing by itself, does not say that the disk is full
-            np.save(buffer, array)
-            path.write_bytes(buffer.getbuffer())
-        labels = [path.with_name("labels-" + path.name) for path in paths]
-        job = {**job, "inputs": list(map(str, paths)), "labels": list(map(str, labels)), "progress": str(Path(folder, "progress.json"))}
-        Path(folder, "job.json").write_text(json.dumps(job))
-        status = wait_for(worker, folder, job.get("environment", {}), tell)
-        if not Path(folder, "result.json").is_file():
-            raise RtsegError(f"the worker for {job['action']} {death(status)}: {last_line(Path(folder, 'log'))}", "run it again with less beside it")
+        (place or Here()).run(job, Path(folder), tell)
         result = read_json(Path(folder, "result.json"))
-        if not result["ok"]:
-            raise RtsegError(result["error"], result["fix"])
-        return result, [np.load(path) if path.is_file() else None for path in labels]
+        if result.get("ok") is not True:
+            raise RtsegError(result.get("error", "the job failed and does not say why"), result.get("fix", ""))
+        yield result, Path(folder)
 
 
-def wait_for(worker, folder, environment, tell):
-    """Run a worker to its end, telling its progress; it never outlives the caller. Returns its exit status."""
-    path = os.pathsep.join([str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", **environment}
-    with open(Path(folder, "log"), "wb") as log:
-        process = subprocess.Popen([sys.executable, *worker, "job.json", "result.json"], cwd=folder, env=environment,
-                                   stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+def probe(place=None, tell=quiet):
+    """What a machine is and what it has: see runner.probe."""
+    with ran(Job({"action": "probe"}), place, tell) as (result, _):
+        return result["probe"]
+
+
+class Here:
+    """This machine."""
+    name = ""                       # of a place, where it is to be told
+
+    def run(self, job, folder, tell):
+        """Leave result.json and the job's results in `folder`. Raises RtsegError where there is no result."""
+        for name, source in job.files.items():
+            if isinstance(source, bytes):
+                (folder / name).write_bytes(source)
+            else:
+                (folder / name).symlink_to(source)
+        request = {**job.request, "progress": True, "leash": True}
+        if "threads" in request:
+            request["threads"] = request["threads"] or cpus()
+        (folder / "job.json").write_text(json.dumps(request))
+        path = os.pathsep.join([str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        backend = getattr(backends.find(request["backend"]), "ENVIRONMENT", {}) if job.worker == BACKENDS else {}
+        environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", **backend}
+        status, log = watched([sys.executable, *job.worker, "job.json", "result.json"], tell, cwd=folder, env=environment)
+        if not (folder / "result.json").is_file():
+            raise RtsegError(f"the worker for {request['action']} {death(status)}: {last_line(log)}", "run it again with less beside it")
+
+
+def watched(command, tell, **options):
+    """Run a worker to its end, telling the progress that it prints; returns (exit status, its last words).
+
+    It never outlives the caller: its standard input is open for as long as this process lives, and a worker on a leash ends with it.
+    """
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, **options)
         try:
-            while True:
-                try:
-                    return process.wait(POLL_SECONDS)
-                except subprocess.TimeoutExpired:
-                    follow(Path(folder, "progress.json"), tell)
+            printed = follow(process, tell)
+            status = process.wait()
         finally:
             process.kill()
             process.wait()
+            process.stdin.close()
+            process.stdout.close()
+        size = errors.seek(0, os.SEEK_END)
+        errors.seek(max(0, size - LOG_BYTES))
+        return status, printed + errors.read().decode(errors="replace")
 
 
-def follow(path, tell):
-    """Tell what the worker last reported; while it times it reports nothing, and the clock stands in."""
-    if not path.is_file():
-        return
-    event = json.loads(path.read_text())
-    done = event.get("done")
-    if "expected_s" in event:
-        done = min(0.99, (time.time() - path.stat().st_mtime) / max(event["expected_s"], 1e-9))
-    tell(event["stage"], done)
+def follow(process, tell):
+    """Tell what a worker reports until it ends; while it times it reports nothing, and the clock stands in. Returns what else it printed."""
+    buffer, rest, event, since = b"", b"", None, 0.0
+    while True:
+        ready, _, _ = select.select([process.stdout], [], [], POLL_SECONDS)
+        block = os.read(process.stdout.fileno(), 1 << 16) if ready else None
+        if block == b"" or (block is None and process.poll() is not None):
+            return rest.decode(errors="replace")
+        *lines, buffer = (buffer + (block or b"")).split(b"\n")
+        for line in lines:
+            if line.startswith(runner.REPORT):
+                event, since = json.loads(line[len(runner.REPORT):]), time.monotonic()
+            else:
+                rest = (rest + line + b"\n")[-LOG_BYTES:]
+        if event is not None:
+            done = event.get("done")
+            if "expected_s" in event:
+                done = min(0.99, (time.monotonic() - since) / max(event["expected_s"], 1e-9))
+            tell(event["stage"], done)
 
 
 def death(status):
@@ -98,5 +169,4 @@ def death(status):
 
 
 def last_line(log):
-    lines = log.read_text(errors="replace").split("\n")
-    return next((line for line in reversed(lines) if line.strip()), "it printed nothing")[:300]
+    return next((line for line in reversed(log.split("\n")) if line.strip()), "it printed nothing")[:300]

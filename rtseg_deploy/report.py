@@ -81,6 +81,16 @@ def remarks(benchmarks):
         yield f"{name}: {path}"
 
 
+def probe_table(found):
+    """found: see runner.probe; what is made of parts is shown a line a part."""
+    table = Table("", "", show_header=False, box=SIMPLE_HEAD)
+    for name, value in found.items():
+        for part, inner in value.items() if isinstance(value, dict) else [("", value)]:
+            if inner not in (None, "", []):
+                table.add_row(f"{name} {part}".strip().replace("_", " "), Text(cell(inner)))
+    return table
+
+
 def plain_table(rows):
     """Rows, dicts of plain values, as a table; what is the same in every row, or empty, and longer words, go under it."""
     asides = [name for name in ("paper", "reason", "note") if name in rows[0]]
@@ -100,7 +110,7 @@ def markdown_table(rows):
 
 def cell(value):
     if isinstance(value, list):
-        return ", ".join(value)
+        return ", ".join(map(str, value))
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

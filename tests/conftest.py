@@ -38,10 +38,10 @@ def state(shared):
     return module
 
 
-def run(*arguments, status=0, cwd=None, **options):
+def run(*arguments, status=0, cwd=None, environment=None, **options):
     """Run the command line in a process of its own; returns (stdout, stderr). status None: any."""
     result = subprocess.run([sys.executable, "-m", "rtseg_deploy", *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
-                            env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300, **options)
+                            env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}, timeout=300, **options)
     assert status is None or result.returncode == status, result.stderr + result.stdout
     assert "Traceback" not in result.stderr
     return result.stdout, result.stderr

@@ -1,6 +1,7 @@
 """Engines ahead of time, on a machine with no GPU; and what is refused instead of being silently FP32 or wrong."""
 import importlib.util
 import json
+import sys
 
 import numpy as np
 import onnx
@@ -125,7 +126,11 @@ def test_an_engine_is_not_built_from_an_engine(artifact, copy_of):
 
 def test_a_worker_that_dies_is_told_and_leaves_nothing(artifact, tmp_path, monkeypatch):
     from rtseg_deploy import launch
-    monkeypatch.setattr(launch, "RUNNER", ["-c", "import os, signal; print('almost'); os.kill(os.getpid(), signal.SIGKILL)"])
+    ended = launch.watched
+
+    def killed(command, tell, **options):
+        return ended([sys.executable, "-c", "import os, signal; print('almost', flush=True); os.kill(os.getpid(), signal.SIGKILL)"], tell, **options)
+    monkeypatch.setattr(launch, "watched", killed)
     with pytest.raises(RtsegError, match=r"worker for build was killed by SIGKILL \(out of memory\?\): almost"):
         build.build_engine(artifact, "rtx-2080ti", root=tmp_path)
     assert not any(path.is_file() for path in tmp_path.rglob("*"))

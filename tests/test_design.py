@@ -22,6 +22,7 @@ LAYERS = [
     {"own", "listing", "inspection", "proof"},
     {"backends"},
     {"fp16", "launch", "remarks", "original"},
+    {"ssh"},
     {"export", "adopt", "build", "bench", "predict"},
     {"measure", "matrix", "report"},
     {"demo"},
@@ -73,7 +74,7 @@ def test_imports_go_one_way(path):
 
 
 def test_the_measuring_half_imports_no_torch_and_no_onnx():
-    for name in ("launch", "bench", "build", "predict", "images", "records", "files", "facts", "report", "backends", "device", "device.runner"):
+    for name in ("launch", "bench", "build", "predict", "images", "records", "files", "facts", "report", "backends", "device", "device.runner", "ssh"):
         path = PACKAGE / (name.replace(".", "/") + ".py")
         path = path if path.exists() else PACKAGE / name / "__init__.py"
         top = [node for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]

@@ -1,4 +1,4 @@
-"""The runtimes: one file each. A new backend is a new file and nothing else; its name is the file's, with dashes.
+"""The runtimes beside those of the device runner: one file each. A new backend is a new file and nothing else; its name is the file's, with dashes.
 
 A backend's module has unavailable(), which says why it cannot run here and the fix (or None), and open(job), which returns a
 session: feed(array), step() to run once, output() for what the last step gave, facts() for the record of a figure. ENVIRONMENT, where it
@@ -7,19 +7,32 @@ has one, is set before its worker process starts.
 import pkgutil
 from importlib import import_module
 
+from ..device import runner
 from ..device.runner import JobError
 from ..errors import RtsegError
 
+ENGINES = ("tensorrt", "tensorrt_rtx")     # those that run engines; the others take ONNX files
+
 
 def names():
-    """Of all backends."""
-    return sorted(info.name.replace("_", "-") for info in pkgutil.iter_modules(__path__) if info.name != "__main__")
+    """Of all backends, the device runner's own among them."""
+    return sorted([*runner.SESSIONS, *(info.name.replace("_", "-") for info in pkgutil.iter_modules(__path__) if info.name != "__main__")])
+
+
+def chosen(artifact, asked=()):
+    """The backends that are to run an artifact. Raises RtsegError where one cannot."""
+    fitting = [name for name in names() if name not in ENGINES]
+    if artifact.kind == "engine":
+        fitting = [name for name in ENGINES if name in artifact.versions]
+    for name in asked:
+        if name not in fitting:
+            raise RtsegError(f"backend {name} does not run files of the kind {artifact.kind}" if name in names() else f"no backend is called {name!r}",
+                             f"those that do: {', '.join(fitting)}")
+    return list(asked) or (fitting if artifact.kind == "engine" else ["onnxruntime-cpu"])
 
 
 def find(name):
-    """The module of a backend. Raises RtsegError with the known names."""
-    if name not in names():
-        raise RtsegError(f"no backend is called {name!r}", f"the known ones: {', '.join(names())}")
+    """The module of a backend that is a file here."""
     return import_module(f"{__name__}.{name.replace('-', '_')}")
 
 

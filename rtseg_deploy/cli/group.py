@@ -7,6 +7,7 @@ from ..terminal import Commands
 UNSTABLE = 3                        # exit status: measured, but unstable
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 as_markdown = click.option("--markdown", is_flag=True, help="Print a table for a document.")
+on = click.option("--on", metavar="ssh://[USER@]HOST[:PORT][/PYTHON]", help="Do it on a device: through the system's ssh, with its python3 or the one named.")
 need_export = ("torch", "onnx", "onnx_graphsurgeon", "polygraphy", "onnxruntime")
 
 

@@ -6,21 +6,22 @@ import click
 
 from ..errors import need
 from ..terminal import Size, progress, show, warn
-from .group import UNSTABLE, as_json, cli, need_export
+from .group import UNSTABLE, as_json, cli, need_export, on
 
 
 @cli.command()
 @click.argument("subject", metavar="ARTIFACT|MODEL")
 @click.option("--resolution", "resolutions", type=Size(), multiple=True, help="Repeat for several; an artifact has its own.")
 @click.option("-n", "--iterations", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="The papers state 500 to 5000.")
-@click.option("--backend", "backends", multiple=True, default=["onnxruntime-cpu"], show_default=True,
-              help="Repeat to compare: onnxruntime-cpu, torch-eager, null.")
+@click.option("--backend", "backends", multiple=True,
+              help="Repeat to compare: onnxruntime-cpu (if not given), onnxruntime-cuda, onnxruntime-tensorrt, torch-eager, null. An engine has its own.")
 @click.option("--image", type=click.Path(exists=True, dir_okay=False), help="Input instead of seeded noise.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="All processors if not given.")
 @click.option("--dialect", help="Of a checkpoint that fits two.")
 @click.option("-o", "--results", default="results", show_default=True, type=click.Path(file_okay=False), help="Where result files go.")
+@on
 @as_json
-def bench(subject, resolutions, iterations, backends, image, threads, dialect, results, as_json):
+def bench(subject, resolutions, iterations, backends, image, threads, dialect, results, on, as_json):
     """Time a network: an exported file, or a checkpoint, a name from `rtseg-deploy models` (random weights) or a package.module:factory, exported first.
 
     Exit status 3 says that the figure was measured but is unstable; why is printed.
@@ -29,14 +30,14 @@ def bench(subject, resolutions, iterations, backends, image, threads, dialect, r
     Example:
       rtseg-deploy bench net.onnx --backend onnxruntime-cpu --backend torch-eager -n 500
       rtseg-deploy bench bisenetv2 --resolution 512x1024 --resolution 1024x2048
+      rtseg-deploy bench engines/jetson-tx2/net.fp16.engine --on ssh://nano@tx2
     """
-    from .. import backends as known
+    from .. import ssh
     from ..measure import measure
 
-    for backend in backends:
-        known.find(backend)
+    place = ssh.place(on)
     with progress() as tell:
-        done = measure(subject, resolutions, backends, iterations, image, threads, results, dialect, tell)
+        done = measure(subject, resolutions, backends, iterations, image, threads, results, dialect, place, tell)
     if as_json:
         click.echo(json.dumps([{"file": str(path), **benchmark.to_json(samples=False)} for path, benchmark in done], indent=1))
     else:
@@ -49,26 +50,48 @@ def bench(subject, resolutions, iterations, backends, image, threads, dialect, r
 @click.argument("artifact", type=click.Path(exists=True, dir_okay=False))
 @click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
 @click.option("-o", "--output", "folder", required=True, type=click.Path(file_okay=False), help="Folder for <name>.overlay.png and <name>.labels.png.")
-@click.option("--backend", default="onnxruntime-cpu", show_default=True)
+@click.option("--backend", help="onnxruntime-cpu if not given; an engine has its own.")
+@on
 @as_json
-def predict(artifact, images, folder, backend, as_json):
+def predict(artifact, images, folder, backend, on, as_json):
     """Label images: a coloured overlay with a legend, and the plain label map.
 
     \b
     Example:
       rtseg-deploy predict net.onnx street.png -o out
     """
-    from ..backends import find
+    from .. import ssh
     from ..predict import predict as label
 
-    find(backend)
+    place = ssh.place(on)
     with progress() as tell:
-        done = label(artifact, images, folder, backend, tell)
+        done = label(artifact, images, folder, backend, place, tell)
     if as_json:
         click.echo(json.dumps([{"image": image, "overlay": str(o), "labels": str(m)} for image, (o, m) in zip(images, done)], indent=1))
     else:
         for pair in done:
             print(*pair, sep="\n")  # as they are: click would take escapes out of a name
+
+
+@cli.command()
+@on
+@as_json
+def probe(on, as_json):
+    """Say what a machine is and has: GPU, TensorRT, clocks, power mode; this one, or a device.
+
+    \b
+    Example:
+      rtseg-deploy probe --on ssh://nano@tx2
+    """
+    from .. import launch, ssh
+
+    with progress() as tell:
+        found = launch.probe(ssh.place(on), tell)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    else:
+        from ..report import probe_table
+        show(probe_table(found))
 
 
 @cli.command()

@@ -14,7 +14,12 @@ import json
 import os
 import platform
 import sys
+import threading
 import time
+
+REPORT = b"@rtseg "                 # begins a line that says how far the job is
+
+SESSIONS = ("onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt_rtx")
 
 # warm up for at least so many steps and seconds, but no longer than either limit
 WARMUP_STEPS, WARMUP_SECONDS, WARMUP_STEPS_LIMIT, WARMUP_SECONDS_LIMIT = 50, 2.0, 2000, 30.0
@@ -33,9 +38,18 @@ def main(argv, open_session=None):
     job_path, result_path = argv
     with open(job_path) as file:
         job = json.load(file)
+    if job.get("leash"):
+        threading.Thread(target=leash, daemon=True).start()
     result = answer(job, open_session)
     write(result_path, json.dumps(result).encode())
     return 0 if result["ok"] else 1
+
+
+def leash():
+    """End at once when whoever started this is gone: its end of standard input is closed then."""
+    while os.read(0, 1):            # not sys.stdin: a thread that waits there stops the interpreter from ending
+        pass
+    os._exit(4)
 
 
 def write(path, data):
@@ -54,9 +68,7 @@ def answer(job, open_session=None):
     """The result of a job. open_session(job) gives what infer and time work on."""
     try:
         if job["action"] in ("infer", "time"):
-            if open_session is None:
-                raise JobError("timing TensorRT engines is not built yet", "time the ONNX file with rtseg-deploy bench")
-            return dict({"infer": infer, "time": time_steps}[job["action"]](job, open_session(job)), ok=True)
+            return dict({"infer": infer, "time": time_steps}[job["action"]](job, (open_session or own_session)(job)), ok=True)
         return dict({"probe": probe, "build": build}[job["action"]](job), ok=True)
     except JobError as error:
         return error.answer
@@ -70,8 +82,9 @@ def answer(job, open_session=None):
 
 def report(job, **event):
     """Say how far the job is, for whoever waits for it. Never called while the clock runs."""
-    if "progress" in job:
-        write(job["progress"], json.dumps(event).encode())
+    if job.get("progress"):
+        sys.stdout.write(REPORT.decode() + json.dumps(event) + "\n")
+        sys.stdout.flush()
 
 
 # ---- time and infer: a session has feed(array), step(), output(), and facts() for the record
@@ -157,6 +170,41 @@ def minor_faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
+class OnnxRuntime:
+    def __init__(self, job):
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise JobError("no onnxruntime: %s" % error, "pip install 'rtseg-deploy[cpu]'") from None
+        options = onnxruntime.SessionOptions()
+        self.threads = options.intra_op_num_threads = job.get("threads") or len(os.sched_getaffinity(0))
+        options.log_severity_level = 3
+        self.version = onnxruntime.__version__
+        self.kind = job["described"]["input"]
+        self.half = job["described"]["precision"] == "fp16"
+        self.session = onnxruntime.InferenceSession(job["artifact"], options, providers=["CPUExecutionProvider"])
+        self.binding = self.session.io_binding()
+
+    def feed(self, array):
+        self.binding.bind_cpu_input("input", array)
+        self.binding.bind_output("output", "cpu")
+
+    def step(self):
+        self.session.run_with_iobinding(self.binding)
+
+    def output(self):
+        return self.binding.copy_outputs_to_cpu()[0]
+
+    def facts(self):
+        return {"backend": "onnxruntime-cpu", "onnxruntime": self.version, "threads": self.threads,
+                "boundary": "network: %s input and its output in host memory" % self.kind,
+                "note": "ONNX Runtime has few FP16 kernels for CPUs and computes the rest in FP32, with casts" if self.half else ""}
+
+
+def own_session(job):
+    return OnnxRuntime(job)
+
+
 # ---- probe
 
 
@@ -196,11 +244,13 @@ def probe(job):
     """What this machine is and which TensorRT it has; a failure where it could build nothing."""
     found = environment()
     found["gpu"] = gpu()
-    runtime = job.get("runtime", "tensorrt")
-    try:
-        found["tensorrt"] = load_tensorrt(runtime).__version__
-    except JobError as error:
-        raise JobError(error.answer["error"], error.answer["fix"], probe=found) from None
+    for name in ("tensorrt", "tensorrt_rtx"):
+        try:
+            found[name] = load_tensorrt(name).__version__
+        except JobError as error:
+            found[name] = None
+            if job.get("runtime") == name:
+                raise JobError(error.answer["error"], error.answer["fix"], probe=found) from None
     return {"probe": found}
 
 
