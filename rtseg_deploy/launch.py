@@ -3,6 +3,7 @@
 A job is a folder: job.json, what it reads, and afterwards result.json and what it makes; see device/runner.py. A place takes a job
 and leaves result.json and what was made in a folder here; how the files move there and back is all that places differ in.
 """
+import hashlib
 import io
 import json
 import os
@@ -16,10 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import backends
+from . import backends, files
 from .device import runner
 from .errors import RtsegError
-from .files import read_json
 
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 RUNNER = (runner.__file__,)                         # TensorRT and ONNX Runtime, here as on a device
@@ -66,6 +66,11 @@ def saved(array):
     return buffer.getvalue()
 
 
+def digest(source):
+    """The sha256 of a path or of bytes."""
+    return hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else files.sha256(source)
+
+
 def labels_in(folder, job):
     """What an infer or time job left of each input; None where the backend computes none."""
     import numpy as np
@@ -86,7 +91,7 @@ def ran(job, place=None, tell=quiet):
     """
     with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
         (place or Here()).run(job, Path(folder), tell)
-        result = read_json(Path(folder, "result.json"))
+        result = files.read_json(Path(folder, "result.json"))
         if result.get("ok") is not True:
             raise RtsegError(result.get("error", "the job failed and does not say why"), result.get("fix", ""))
         yield result, Path(folder)

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from . import files
 from .device import runner
 from .errors import RtsegError
-from .launch import BACKENDS, last_line, watched
+from .launch import BACKENDS, digest, last_line, watched
 
 BLOCK = 1 << 20
 LOST = 255                          # exit status of ssh itself
@@ -97,10 +97,6 @@ class Ssh:
         if files.read_json(folder / "result.json").get("ok") is True:
             for name in job.results:
                 connection.fetch(there, name, folder, tell)
-
-
-def digest(source):
-    return hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else files.sha256(source)
 
 
 def blocks(source, begin):

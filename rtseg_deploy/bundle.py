@@ -1,0 +1,107 @@
+"""Jobs for a machine without network: packed here, run there by sh and Python 3.6 (device/steps.py), brought back by collect.py.
+
+A bundle has run.sh, steps.py, runner.py, the files that the jobs read by their hashes, bundle.json, and SHA256SUMS of all of it.
+"""
+import io
+import json
+import re
+import tarfile
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from . import backends, bench, build, facts, files, launch, ondevice
+from .device import runner, steps
+from .errors import RtsegError
+from .records import FORMAT, read_artifact
+
+RUN = '#!/bin/sh\n# Runs every job here, and packs the results: sh run.sh, or PYTHON=/path/of/python3 sh run.sh\n' \
+      'cd "$(dirname "$0")" && exec "${PYTHON:-python3}" steps.py\n'
+
+
+@dataclass(frozen=True)
+class Step:
+    """A job of a bundle. A file of it that is a text is the engine that the step of that title makes."""
+    title: str
+    job: launch.Job
+    about: dict                     # what is to be known when its result comes back
+
+
+def bundle(paths, goal, target_name=None, fp16=False, names=(), iterations=1000, tell=launch.quiet):
+    """Pack the jobs of some ONNX artifacts: an engine for the target, its labels and its speed; and the speed on each backend named.
+
+    Returns the names of the jobs. Raises RtsegError.
+    """
+    if not (target_name or names):
+        raise RtsegError("a bundle without --target and --backend has nothing to do", "name the device: --target jetson-tx2")
+    target = facts.target(target_name) if target_name else None
+    with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+        found = []
+        for path in map(Path, paths):
+            artifact = read_artifact(path)
+            if artifact.kind != "onnx":
+                raise RtsegError(f"{path} is an engine, which is good for one device alone", "pack the ONNX file that it was made from")
+            if target:
+                for precision in dict.fromkeys([artifact.precision, "fp16" if fp16 else artifact.precision]):
+                    found += engine_steps(path, artifact, target, precision, iterations, Path(folder), tell)
+            for backend in backends.chosen(artifact, names) if names else []:
+                if backend not in runner.SESSIONS:
+                    raise RtsegError(f"backend {backend} cannot go into a bundle", f"those that can: {', '.join(runner.SESSIONS)}")
+                found.append(timed(path, artifact, backend, iterations))
+        return pack(found, goal, tell)
+
+
+def engine_steps(path, artifact, target, precision, iterations, folder, tell):
+    """An engine is built, asked for the labels of the proof's pictures, and timed."""
+    plan = build.planned(path, artifact, target, precision, build.runtime_of(target), folder / f"{path.stem}.{precision}.onnx", tell)
+    stem = f"{path.stem}-{precision}"
+    built = Step(f"{stem}-build", plan.job, {"file": str(path), "artifact": artifact.to_json(), "target": target.name, "precision": precision,
+                                             "proven": plan.proven})
+    engine = replace(artifact, kind="engine", precision=precision, target=target.name, versions={**artifact.versions, plan.runtime: ""})
+    arrays = ondevice.pictures(artifact)
+    expected = {f"expected-{number}.npy": launch.saved(labels) for number, labels in enumerate(ondevice.expected(path, arrays).values())}
+    labels = launch.on_backend("infer", path, engine, plan.runtime, list(arrays.values()))
+    labels = replace(labels, files={**labels.files, **expected, "network.engine": built.title}, results=(*labels.results, *expected))
+    speed = timed(path, engine, plan.runtime, iterations)
+    return [built, Step(f"{stem}-labels", labels, {"pictures": list(arrays)}),
+            replace(speed, job=replace(speed.job, files={**speed.job.files, "network.engine": built.title}))]
+
+
+def timed(path, artifact, backend, iterations):
+    array, fed = bench.picture(artifact, None)
+    job = launch.on_backend("time", path, artifact, backend, [array], iterations=iterations)
+    return Step(f"{path.stem}-{artifact.precision}-{backend}", job, {"file": str(path), "artifact": artifact.to_json(), "backend": backend, "input": fed})
+
+
+def pack(found, goal, tell):
+    """Write the archive; returns the names of its jobs."""
+    names = [f"{number:03}-{re.sub(r'[^a-zA-Z0-9_-]', '-', step.title)}" for number, step in enumerate(found)]
+    by_title, rows = dict(zip((step.title for step in found), names)), []
+    contents = {"runner.py": Path(runner.__file__), "steps.py": Path(steps.__file__), "run.sh": RUN.encode()}
+    for name, step in zip(names, found):
+        contents[f"jobs/{name}/job.json"] = json.dumps({**step.job.request, "progress": True}, indent=1).encode()
+        places = {}
+        for inner, source in step.job.files.items():
+            places[inner] = f"jobs/{by_title[source]}/engine" if isinstance(source, str) else f"files/{launch.digest(source)}"
+            contents.update({} if isinstance(source, str) else {places[inner]: source})
+        rows.append({"name": name, "action": step.job.request["action"], "files": places, "results": list(step.job.results), **step.about})
+    made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    contents["bundle.json"] = json.dumps({"format": FORMAT, "kind": "bundle", "made": made, "jobs": rows}, indent=1).encode()
+    contents["SHA256SUMS"] = "".join(f"{launch.digest(source)}  {name}\n" for name, source in sorted(contents.items())).encode()
+    top = Path(goal).name.partition(".")[0]
+    with files.replacing(goal) as temporary, tarfile.open(temporary, "w:gz", compresslevel=6) as archive:
+        for number, (name, source) in enumerate(sorted(contents.items())):
+            tell(f"packing {name}", number / len(contents))
+            add(archive, f"{top}/{name}", source)
+    return names
+
+
+def add(archive, name, source):
+    """One file, as anyone's and of now."""
+    data = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
+    with data:
+        entry = tarfile.TarInfo(name)
+        entry.size, entry.mtime, entry.mode = data.seek(0, io.SEEK_END), int(time.time()), 0o755 if name.endswith(".sh") else 0o644
+        data.seek(0)
+        archive.addfile(entry, data)

@@ -1,0 +1,70 @@
+"""An engine where it runs: is that the device it is for, and does it label as the ONNX file that it was made from."""
+import numpy as np
+
+from . import launch
+from .errors import RtsegError, need
+
+TIED = -1                           # in place of a label that the ONNX file itself hardly prefers
+
+
+def refuse_other_device(target, probed, where):
+    """Raise RtsegError where a probe contradicts the target: another chip, or a TensorRT that does not serve it. Returns the GPU's facts."""
+    gpu, where = probed["gpu"], where or "this machine"
+    if "error" in gpu:
+        raise RtsegError(f"{where} has no GPU that answers: {gpu['error']}", "engines for it are built where the GPU is: --on ssh://user@host")
+    if gpu["compute_capability"] != target.compute_capability:
+        raise RtsegError(f"{where} has a {gpu['name']}, compute capability {gpu['compute_capability']}; {target.name} has {target.compute_capability}",
+                         "name the target that it is: rtseg-deploy targets")
+    version = probed["tensorrt"]
+    if version and not target.served_by(version):
+        raise RtsegError(f"{where} has TensorRT {version}; {target.device.name} is served by {', '.join(target.tensorrt)}", "install one of those there")
+    return gpu
+
+
+def pictures(artifact):
+    """Name -> the proof's input as the artifact takes it."""
+    need("onnx", "onnxruntime")
+    from . import proof
+
+    return {name: picture.fed for name, picture in proof.pictures(artifact.resolution, artifact.normalisation, artifact.input).items()}
+
+
+def expected(path, arrays):
+    """Name -> int16 labels of an ONNX file for each array, by ONNX Runtime here; TIED where it hardly prefers one (proof.TIE)."""
+    need("onnx", "onnxruntime")
+    import onnx
+
+    from . import proof
+
+    model = onnx.load(path)
+    runner = proof.session(proof.with_outputs(model, [proof.logits_name(model)]))
+    return {name: preferred(runner.run(None, {"input": array})[0].astype(np.float32), proof.TIE) for name, array in arrays.items()}
+
+
+def preferred(logits, tie):
+    best = np.partition(logits[0], -2, axis=0)[-2:] if logits.shape[1] > 1 else np.stack([logits[0, 0] - np.inf, logits[0, 0]])
+    labels = logits[0].argmax(0).astype(np.int16)
+    labels[best[1] - best[0] <= tie * float(logits.std())] = TIED
+    return labels
+
+
+def agreement(wanted, labels, precision):
+    """The parity report of an engine's labels: {"ok", "bar", "inputs": {name: {"labels_equal", "ties"}}}; ties are left out of the count."""
+    need("onnx")
+    from . import proof
+
+    rows = {}
+    for name, expect in wanted.items():
+        sure = expect != TIED
+        equal = float((labels[name] == expect)[sure].mean()) if labels[name].shape == expect.shape and sure.any() else 0.0
+        rows[name] = {"labels_equal": equal, "ties": float(1 - sure.mean())}
+    least = proof.BARS[precision][1]
+    return {"ok": all(row["labels_equal"] >= least for row in rows.values()), "bar": least, "inputs": rows}
+
+
+def labelled(path, engine, arrays, place, tell=launch.quiet):
+    """Name -> labels of an engine for each array, on the device."""
+    (backend,) = [name for name in ("tensorrt", "tensorrt_rtx") if name in engine.versions]
+    job = launch.on_backend("infer", path, engine, backend, list(arrays.values()))
+    with launch.ran(job, place, tell) as (_, folder):
+        return dict(zip(arrays, launch.labels_in(folder, job)))
