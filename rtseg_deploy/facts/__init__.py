@@ -99,6 +99,12 @@ def parsers():
     return {row["name"]: Parser(**{**row, "opset": int(row["opset"]), "types": tuple(row["types"].split())}) for row in rows("parsers.csv")}
 
 
+@cache
+def group_channels():
+    """(parser, compute capability, precision) -> channels a group that small groups of a convolution are widened to, where they are expanded otherwise."""
+    return {(row["parser"], row["compute_capability"], row["precision"]): int(row["channels"]) for row in rows("groups.csv")}
+
+
 @dataclass(frozen=True)
 class Figure:
     """What a paper prints of one of its own networks; None where it prints nothing. The image is resized from `resolution` to `input` first."""
