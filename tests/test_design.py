@@ -17,7 +17,7 @@ LAYERS = [
     {"records", "facts"},
     {"images", "layers"},
     {"models"},
-    {"saved", "complexity", "passes", "deployed"},
+    {"saved", "complexity", "passes", "deployed", "precision"},
     {"checkpoints"},
     {"own", "listing", "inspection", "proof"},
     {"backends"},

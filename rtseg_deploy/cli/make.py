@@ -192,9 +192,10 @@ def class_set(claimed, found):
 @click.argument("model", type=click.Path(exists=True, dir_okay=False))
 @click.option("--target", required=True, help="The device: gtx-1080ti, rtx-2080ti, jetson-tx2.")
 @click.option("--fp16", is_flag=True, help="FP16 inside, float32 input and output; refused if no layer would be FP16.")
+@click.option("--keep-depthwise", is_flag=True, help="Leave depthwise convolutions as they are where the runtime expands them (rtx-2080ti).")
 @click.option("-o", "--engines", default="engines", show_default=True, type=click.Path(file_okay=False), help="The engine goes to FOLDER/TARGET/.")
 @as_json
-def build_engine(model, target, fp16, engines, as_json):
+def build_engine(model, target, fp16, keep_depthwise, engines, as_json):
     """Compile an exported ONNX file for a device, ahead of time where its runtime can.
 
     \b
@@ -204,7 +205,7 @@ def build_engine(model, target, fp16, engines, as_json):
     from ..build import build_engine as build
 
     with progress() as tell:
-        path, engine = build(model, target, fp16, engines, tell)
+        path, engine = build(model, target, fp16, engines, tell, keep_depthwise)
     warn(engine.warnings)
     if as_json:
         click.echo(json.dumps({"file": str(path), **engine.to_json()}, indent=1))
@@ -213,6 +214,10 @@ def build_engine(model, target, fp16, engines, as_json):
         show(engines_table([(path, engine)]))
         if engine.precision == "fp16":
             show(f"in FP32: {', '.join(engine.checks['layers']['fp32_names']) or 'no layer'}")
+        if grouped := engine.checks.get("grouped"):
+            show(f"{len(grouped['convolutions'])} depthwise convolutions built in groups of {grouped['channels']} channels (--keep-depthwise: as they are)")
+        if kept := engine.checks.get("kept_fp32"):
+            show(f"kept in FP32, beyond FP16's range: {', '.join(kept)}")
         show(str(path))
 
 
