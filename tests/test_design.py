@@ -22,7 +22,7 @@ LAYERS = [
     {"own", "listing", "inspection", "proof"},
     {"backends"},
     {"fp16", "launch", "remarks", "original"},
-    {"export", "adopt", "build", "bench", "predict"},
+    {"export", "adopt", "build", "bench", "predict", "verify", "deploy_config"},
     {"measure", "matrix", "report"},
     {"demo"},
     {"terminal"},
@@ -73,7 +73,8 @@ def test_imports_go_one_way(path):
 
 
 def test_the_measuring_half_imports_no_torch_and_no_onnx():
-    for name in ("launch", "bench", "build", "predict", "images", "records", "files", "facts", "report", "backends", "device", "device.runner"):
+    for name in ("launch", "bench", "build", "predict", "images", "records", "files", "facts", "report", "backends", "device", "device.runner",
+                 "precision", "verify", "deploy_config"):
         path = PACKAGE / (name.replace(".", "/") + ".py")
         path = path if path.exists() else PACKAGE / name / "__init__.py"
         top = [node for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
