@@ -14,7 +14,7 @@ from . import facts, files, own, passes, proof
 from .errors import RtsegError, first_line
 from .original import HALF, MOST_CLASSES, RUNTIME_ERRORS, decided, graphs, interface, observed, read, sides_of, tensors
 from .records import Artifact, write_artifact
-from .remarks import OPSETS, old_parser_warnings, portrait_warning, versions, weights_bytes
+from .remarks import OPSETS, bindings, old_parser_warnings, portrait_warning, versions, weights_bytes
 
 
 def adopt(source, path, normalisation, resolution=None, class_set="", tell=lambda step, done: None):
@@ -45,7 +45,7 @@ def adopt(source, path, normalisation, resolution=None, class_set="", tell=lambd
     artifact = Artifact(
         kind="onnx", model=safe_name(source), dialect="adopted", classes=classes, class_set=names, resolution=original.resolution, precision="fp32",
         input=original.kind, output=result.output, normalisation=normalisation, opset=model.opset_import[0].version, weights_bytes=weights_bytes(model),
-        parent={"file": str(source), "sha256": files.sha256(source)}, checks={"fold": fold, "parity": parity}, versions=versions(),
+        parent={"file": str(source), "sha256": files.sha256(source)}, checks={"fold": fold, "parity": parity, "tensors": bindings(model)}, versions=versions(),
         warnings=warnings_of(raw, model, result) + portrait_warning(original.resolution) + old_parser_warnings(model))
     if not artifact.weights_bytes:
         raise RtsegError(f"{source} holds no weights", "export the network with its weights in the file")

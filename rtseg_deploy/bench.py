@@ -104,10 +104,15 @@ def bench(path, asked, iterations, image=None, threads=None, results="results", 
         if labels is not None:
             first = first or (backend, labels)
             same = {} if first[0] == backend else {first[0]: float((first[1] == labels).mean())}
-        benchmark = Benchmark(artifact.to_json(), str(path), backend, artifact.resolution, fed, tuple(result["seconds"]),
-                              tuple(result["warmup_seconds"]), result["minor_faults"], {**result["environment"], "on": place.name if place else ""}, same)
+        benchmark = figure(artifact, path, backend, fed, result, place.name if place else "", same)
         done.append((write(benchmark, results), benchmark))
     return done
+
+
+def figure(artifact, path, backend, fed, result, on="", same=None):
+    """The Benchmark of a worker's result."""
+    return Benchmark(artifact.to_json(), str(path), backend, artifact.resolution, fed, tuple(result["seconds"]), tuple(result["warmup_seconds"]),
+                     result["minor_faults"], {**result["environment"], "on": on}, same or {})
 
 
 def picture(artifact, image):

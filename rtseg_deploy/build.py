@@ -1,68 +1,189 @@
 """ONNX artifact -> TensorRT engine, with its sidecar, under <root>/<target>/."""
 import shutil
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import facts, files, launch
+from . import facts, files, launch, ondevice
 from .errors import RtsegError, need
+from .precision import offenders
 from .records import read_artifact, write_artifact
 
+CACHE = "timing-cache"
+STRONGLY_TYPED = 11                 # TensorRT's first version that is so always
 SUSPICIOUS = 8                      # engine bytes per weight byte; networks without depthwise convolutions stay under 4
 
 
-def build_engine(path, target_name, fp16=False, root="engines", tell=lambda step, done: None):
-    """Build an engine; returns (its path, its Artifact). Raises RtsegError, with nothing written, where it would not be what was asked for."""
-    artifact = read_artifact(path)
-    target = facts.target(target_name)
+RUNTIMES = {"TensorRT-RTX": "tensorrt_rtx", "TensorRT": "tensorrt"}    # how facts name it -> its module
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be built, and what was proven of its graph, before a device is asked."""
+    runtime: str                    # tensorrt, tensorrt_rtx
+    job: launch.Job
+    proven: dict
+
+
+def build_engine(path, target_name, fp16=False, root="engines", tell=launch.quiet, keep_depthwise=False, place=None, workspace_mib=None):
+    """Build an engine; returns (its path, its Artifact). Raises RtsegError, with nothing written, where it would not be what was asked for.
+
+    keep_depthwise: leave depthwise convolutions as they are even where the runtime expands them. place: the device, see ssh.place; this
+    machine if not given. Where the device itself builds, its labels are compared with the ONNX file's; where FP16 breaks them the layers
+    that do are found and stay in FP32.
+    """
+    artifact, target = read_artifact(path), facts.target(target_name)
     if artifact.kind != "onnx":
         raise RtsegError(f"{path} is an engine already", "engines are built from the ONNX file that rtseg-deploy export writes")
-    if not target.ahead_of_time:
-        raise RtsegError(f"engines for {target.device.name} need {target.runtime} on the device itself, and building there is not built yet",
-                         f"what can be built here: {', '.join(t.name for t in facts.targets().values() if t.ahead_of_time)}")
+    runtime, version, gpu = builder(target, place, tell)
     precision = "fp16" if fp16 else artifact.precision
-    goal = Path(root, target.name, f"{Path(path).stem}.{precision}.engine")
+    goal = goal_of(path, target, precision, root)
+    cache = goal.parent / f"{gpu['name'].replace(' ', '-')}-{version}.timing-cache" if gpu else None
+
     with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
-        graph, parity, weights_bytes = Path(path).resolve(), artifact.checks["parity"], artifact.weights_bytes
-        if precision != artifact.precision:
-            tell("converting to FP16 and proving it", None)
-            graph, parity = in_fp16(graph, artifact, Path(folder, "fp16.onnx"))
-            weights_bytes //= 2     # but for a few sizes of Resize all of it is float32
-        request = {"action": "build", "runtime": "tensorrt_rtx", "onnx": "network.onnx", "engine": "engine", "precision": precision,
-                   "compute_capability": target.compute_capability}
-        job = launch.Job(request, {"network.onnx": graph}, ("engine",))
+        def attempt(kept, temporary):
+            """(Artifact, whether its labels hold) of one build."""
+            plan = planned(path, artifact, target, precision, runtime, Path(folder, "graph.onnx"), tell, version, keep_depthwise, workspace_mib, cache, kept)
+            with launch.ran(plan.job, place, tell) as (result, made):
+                shutil.move(made / "engine", temporary)
+                if cache and (made / CACHE).is_file():
+                    files.write(cache, (made / CACHE).read_bytes())
+            engine = described(artifact, path, target, precision, plan.proven, result)
+            return (engine, True) if gpu is None else ondevice.compared(engine, temporary, path, place, tell)
 
         def fill(temporary):
-            with launch.ran(job, tell=tell) as (result, made):
-                shutil.move(made / "engine", temporary)
-            built = {name: result[name] for name in ("layers", "bytes", "build_seconds", "messages")}
-            return replace(
-                artifact, kind="engine", precision=precision, weights_bytes=weights_bytes, target=target.name,
-                parent={"file": str(path), "sha256": artifact.sha256},
-                checks={**artifact.checks, "parity": parity, **built, "run_on_device": False},
-                versions={**artifact.versions, result["runtime"]: result["version"]},
-                warnings=artifact.warnings + size_warning(precision, result["bytes"], weights_bytes, target))
+            engine, holds = attempt((), temporary)
+            if not holds and precision == "fp16":
+                kept = offenders(floating(path), lambda kept: attempt(kept, temporary)[1])
+                engine, holds = attempt(kept, temporary)
+            if not holds:
+                row = engine.checks["run_on_device"]
+                raise RtsegError(f"the engine's labels on {target.device.name} are not those of {path}: {row['inputs']}", "nothing was written; report it")
+            return engine
 
         return goal, write_artifact(goal, fill)
 
 
-def in_fp16(graph, artifact, goal):
-    """Write the FP16 form of an FP32 artifact to `goal`; returns (goal, parity report against the FP32 artifact)."""
-    onnx = need("onnx_graphsurgeon", "polygraphy", "onnxruntime", "onnx")
+def goal_of(path, target, precision, root):
+    """Where the engine of an ONNX file goes."""
+    return Path(root, target.name, f"{Path(path).stem}.{precision}.engine")
+
+
+def runtime_of(target):
+    """The module that engines for a target are built with unless a device says otherwise."""
+    return RUNTIMES[target.runtime.partition(" ")[0]]
+
+
+def builder(target, place, tell):
+    """(runtime, its version, the GPU's facts or None where there is no need of it) that build for a target at a place. Raises RtsegError.
+
+    A device that is the target and has TensorRT builds for itself; otherwise TensorRT-RTX builds ahead of time, where it can.
+    """
+    if place is None and target.ahead_of_time:
+        return "tensorrt_rtx", None, None
+    probed = launch.probe(place, tell)
+    itself = probed["gpu"].get("compute_capability") == target.compute_capability
+    if target.ahead_of_time and not (itself and probed["tensorrt"]) and probed["tensorrt_rtx"]:
+        return "tensorrt_rtx", probed["tensorrt_rtx"], None
+    return "tensorrt", probed["tensorrt"], ondevice.refuse_other_device(target, probed, place.name if place else "this machine")
+
+
+def planned(path, artifact, target, precision, runtime, goal, tell=launch.quiet, version=None, keep_depthwise=False, workspace_mib=None, cache=None, kept=()):
+    """The Plan of an engine; a graph that has to be another than the artifact's own is written to `goal`.
+
+    Strongly typed runtimes (TensorRT 11, TensorRT-RTX) take precision from the graph; the others have a flag for FP16 and one a layer for FP32.
+    """
+    typed = runtime == "tensorrt_rtx" or version is not None and int(version.partition(".")[0]) >= STRONGLY_TYPED
+    channels = None if keep_depthwise or runtime != "tensorrt_rtx" else facts.group_channels().get((target.parser, target.compute_capability, precision))
+    graph, proven = prepared(Path(path).resolve(), artifact, precision if typed else artifact.precision, channels, goal, tell, kept if typed else ())
+    request = {"action": "build", "runtime": runtime, "onnx": "network.onnx", "engine": "engine", "precision": precision}
+    if runtime == "tensorrt_rtx":
+        return Plan(runtime, launch.Job({**request, "compute_capability": target.compute_capability}, {"network.onnx": graph}, ("engine",)), proven)
+    request.update(workspace_bytes=(workspace_mib or target.workspace_mib) << 20, timing_cache=CACHE, keep_fp32=[] if typed else list(kept),
+                   tactics="both" if target.external_tactics else "default")
+    if kept and not typed:
+        proven["kept_fp32"] = list(kept)
+    held = {CACHE: cache} if cache and cache.is_file() else {}
+    return Plan(runtime, launch.Job(request, {"network.onnx": graph, **held}, ("engine", CACHE)), proven)
+
+
+def floating(path):
+    """Names of the nodes of an ONNX file that compute with floats, in their order."""
+    need("onnx")
+    import onnx
+
+    model = onnx.load(path)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
+    return [node.name for node in model.graph.node if kinds.get(node.output[0]) in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)]
+
+
+def described(artifact, path, target, precision, proven, result, parity=None):
+    """The Artifact of an engine. parity: of its labels on the device, None where it was not run."""
+    # but for a few sizes of Resize all of it is float32
+    weights_bytes = artifact.weights_bytes // (1 if precision == artifact.precision else 2)
+    built = {name: result[name] for name in ("layers", "bytes", "build_seconds", "messages")}
+    built.update(built=built_with(result, target), run_on_device=parity or False)
+    built.update({name: result[name] for name in ("tactics",) if name in result})
+    return replace(
+        artifact, kind="engine", precision=precision, weights_bytes=weights_bytes, target=target.name, parent={"file": str(path), "sha256": artifact.sha256},
+        checks={**artifact.checks, **proven, **built}, versions={**artifact.versions, result["runtime"]: result["version"]},
+        warnings=artifact.warnings + size_warning(precision, result["bytes"], weights_bytes, target, "grouped" in proven))
+
+
+def prepared(path, artifact, precision, channels, goal, tell, kept=()):
+    """(the graph to build, what was proven of it against the artifact's): the artifact's own, or one with wider groups or in FP16, at `goal`.
+
+    kept: names of nodes that have to stay in FP32. channels: what small groups of convolutions are widened to, see passes/dense_groups.py; None leaves them.
+    """
+    if not channels and precision == artifact.precision:
+        return path, {}
+    try:
+        onnx = need("onnx_graphsurgeon", "polygraphy", "onnxruntime", "onnx")
+    except RtsegError as error:
+        raise RtsegError(error.what, error.fix if precision != artifact.precision else f"{error.fix}, or --keep-depthwise") from None
     from . import fp16, proof
+    from .passes import checked, dense_groups
 
-    model = onnx.load(graph)
-    runner = proof.session(proof.with_outputs(model, [proof.logits_name(model)]))
+    original = onnx.load(path)
+    model, widened = dense_groups.run(original, channels) if channels else (original, [])
+    if not widened and precision == artifact.precision:
+        return path, {}
     inputs = proof.pictures(artifact.resolution, artifact.normalisation, artifact.input)
-    half, parity = fp16.convert(model, lambda picture: runner.run(None, {"input": picture.fed})[0], inputs)
-    files.write(goal, half.SerializeToString())
-    return goal, parity
+    runner = proof.session(proof.with_outputs(original, [proof.logits_name(original)]))
+
+    def reference(picture):
+        return runner.run(None, {"input": picture.fed})[0].astype("float32")
+
+    proven = {}
+    if widened:
+        tell("widening the groups of convolutions and proving it", None)
+        model = checked(model)
+        parity = proof.against(model, reference, inputs, artifact.precision)
+        if not parity["ok"]:
+            proof.refuse(parity, "the graph with wider groups is not the same")
+        proven["grouped"] = {"convolutions": widened, "channels": channels, "parity": parity}
+    if precision != artifact.precision:
+        tell("converting to FP16 and proving it", None)
+        proven["kept_fp32"] = list(dict.fromkeys([*fp16.beyond_range(model, inputs), *kept]))
+        model, proven["parity"] = fp16.convert(model, reference, inputs, proven["kept_fp32"])
+    files.write(goal, model.SerializeToString())
+    return goal, proven
 
 
-def size_warning(precision, engine_bytes, weights_bytes, target):
+def built_with(result, target):
+    """What decides where the engine loads; of a machine with the device, also what was there."""
+    gpu = result.get("gpu", {})
+    return {"runtime": result["runtime"], "version": result["version"], "compute_capability": gpu.get("compute_capability", target.compute_capability),
+            "flags": result.get("flags"), "gpu": gpu.get("name"), "driver": gpu.get("driver")}
+
+
+def size_warning(precision, engine_bytes, weights_bytes, target, grouped):
     """Say it where an engine is many times its weights: it will be slow to load, and probably to run."""
     if engine_bytes < SUSPICIOUS * weights_bytes:
         return ()
-    return (f"the {precision} engine is {engine_bytes / weights_bytes:.0f} times its weights: {target.runtime} stores depthwise and grouped convolutions "
-            f"expanded to dense ones for compute capability {target.compute_capability}; expect it to be slow there, "
-            f"and prefer TensorRT 8.6 or 10.x built on the {target.device.name}",)
+    times = f"the {precision} engine is {engine_bytes / weights_bytes:.0f} times its weights"
+    rather = f"prefer TensorRT 8.6 or 10.x built on the {target.device.name}"
+    if grouped:
+        return (f"{times}, even with its depthwise convolutions in wider groups; if it is slow there, {rather}",)
+    return (f"{times}: {target.runtime} stores depthwise and grouped convolutions expanded to dense ones for compute capability "
+            f"{target.compute_capability}; expect it to be slow there: build it without --keep-depthwise if that was given, or {rather}",)

@@ -99,8 +99,7 @@ def pack(found, goal, tell):
 
 def add(archive, name, source):
     """One file, as anyone's and of now."""
-    data = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
-    with data:
+    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as data:
         entry = tarfile.TarInfo(name)
         entry.size, entry.mtime, entry.mode = data.seek(0, io.SEEK_END), int(time.time()), 0o755 if name.endswith(".sh") else 0o644
         data.seek(0)

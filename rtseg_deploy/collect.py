@@ -6,6 +6,7 @@ import shutil
 import tarfile
 import tempfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ AGAIN = "run the bundle again and take its results.tar.gz"
 
 
 def collect(archive, engines="engines", results="results", tell=lambda step, done: None):
-    """File what came back: engines with their sidecars, figures. Returns [(job's name, path or the reason why there is none)].
+    """File what came back: engines with their sidecars, figures; returns a Filed for each job.
 
     Raises RtsegError, with nothing written, where a byte is not as it was packed there.
     """
@@ -34,7 +35,7 @@ def collect(archive, engines="engines", results="results", tell=lambda step, don
             raise RtsegError(f"{archive} holds no results of a bundle of this version", AGAIN)
         jobs = {job["name"]: {**job, "result": files.read_json(Path(folder, job["name"], "result.json")), "folder": Path(folder, job["name"])}
                 for job in manifest["jobs"]}
-        return [(name, filed(job, jobs, engines, results)) for name, job in jobs.items()]
+        return [filed(job, jobs, engines, results) for job in jobs.values()]
 
 
 def unpack(archive, folder):
@@ -69,34 +70,43 @@ def check(folder):
     raise RtsegError("these are no results of a bundle: the list of what is in it is missing", AGAIN)
 
 
+@dataclass(frozen=True)
+class Filed:
+    job: str
+    ok: bool
+    what: str                       # where its result is now, or why there is none
+
+
 def filed(job, jobs, engines, results):
-    """Where a job's result is now; or why there is none."""
+    """What became of one job."""
     result = job["result"]
     if result.get("ok") is not True:
-        return f"failed there: {result.get('error')}; {result.get('fix')}"
+        return Filed(job["name"], False, f"failed there: {result.get('error')}; {result.get('fix')}")
     if job["action"] == "build":
         return engine(job, jobs, engines)
-    if job["action"] == "time":
-        return str(bench.write(bench.figure(from_json(job["artifact"], job["name"]), job["file"], job["backend"], job["input"], result, "a bundle"), results))
-    return "compared"
+    if job["action"] == "infer":
+        return Filed(job["name"], True, "compared")
+    path = bench.write(bench.figure(from_json(job["artifact"], job["name"]), job["file"], job["backend"], job["input"], result, "a bundle"), results)
+    return Filed(job["name"], True, str(path))
 
 
 def engine(job, jobs, engines):
-    """File an engine, with what its labels on the device were worth. Raises nothing for one that labels wrongly: that is the reason returned."""
+    """File an engine, with what its labels on the device were worth; not one that labels wrongly."""
     artifact, target = from_json(job["artifact"], job["name"]), facts.target(job["target"])
-    labels = next((other for other in jobs.values() if f"jobs/{job['name']}/engine" in other["files"].values() and other["action"] == "infer"), None)
-    parity = compared(labels, job["precision"]) if labels and labels["result"].get("ok") else None
+    made = f"jobs/{job['name']}/engine"
+    labels = next((other for other in jobs.values() if made in other["files"].values() and other["action"] == "infer" and other["result"].get("ok")), None)
+    parity = compared(labels, job["precision"]) if labels else None
     if parity and not parity["ok"]:
-        return f"its labels are not those of {job['file']}: {parity['inputs']}; build it with --on, which finds the layers that must stay in FP32"
-    goal = build.goal_of(job["file"], target, job["precision"], engines)
+        return Filed(job["name"], False, f"its labels are not those of {job['file']}: {parity['inputs']}; --on finds the layers that must stay in FP32")
     described = build.described(artifact, job["file"], target, job["precision"], job["proven"], job["result"], parity)
 
     def fill(temporary):
         shutil.copyfile(job["folder"] / "engine", temporary)
         return described
 
+    goal = build.goal_of(job["file"], target, job["precision"], engines)
     write_artifact(goal, fill)
-    return str(goal)
+    return Filed(job["name"], True, str(goal))
 
 
 def compared(job, precision):

@@ -10,7 +10,7 @@ from . import facts, fp16, passes, proof
 from .deployed import deployed
 from .errors import RtsegError, first_line
 from .records import Artifact, size, write_artifact
-from .remarks import OPSETS, old_parser_warnings, portrait_warning, versions, weights_bytes
+from .remarks import OPSETS, bindings, old_parser_warnings, portrait_warning, versions, weights_bytes
 
 DEFAULT_OPSET = 17                  # TensorRT 8.6 and everything newer; 13 for TensorRT 8.2
 
@@ -43,7 +43,8 @@ def export(trained, path, resolution, opset=DEFAULT_OPSET, precision="fp32", out
     artifact = Artifact(
         kind="onnx", model=trained.network.name, dialect=trained.dialect.name, classes=trained.classes, class_set=names.name,
         resolution=tuple(resolution), precision=precision, input=input, output=output, normalisation=normalisation, opset=opset,
-        weights_bytes=weights_bytes(model), parent=trained.parent, checks={"fold": fold, "parity": parity}, versions=versions(torch=torch.__version__),
+        weights_bytes=weights_bytes(model), parent=trained.parent, versions=versions(torch=torch.__version__),
+        checks={"fold": fold, "parity": parity, "tensors": bindings(model)},
         warnings=seed_warning(trained) + otherwise_warning(trained) + batch_warning(fold) + portrait_warning(resolution) + old_parser_warnings(model))
     tell("writing", 0.95)
     return write_artifact(path, lambda temporary: (temporary.write_bytes(model.SerializeToString()), artifact)[1])

@@ -1,7 +1,9 @@
 """An engine where it runs: is that the device it is for, and does it label as the ONNX file that it was made from."""
+from dataclasses import replace
+
 import numpy as np
 
-from . import launch
+from . import backends, launch
 from .errors import RtsegError, need
 
 TIED = -1                           # in place of a label that the ONNX file itself hardly prefers
@@ -11,7 +13,8 @@ def refuse_other_device(target, probed, where):
     """Raise RtsegError where a probe contradicts the target: another chip, or a TensorRT that does not serve it. Returns the GPU's facts."""
     gpu, where = probed["gpu"], where or "this machine"
     if "error" in gpu:
-        raise RtsegError(f"{where} has no GPU that answers: {gpu['error']}", "engines for it are built where the GPU is: --on ssh://user@host")
+        raise RtsegError(f"engines for {target.device.name} are built on the device itself, and {where} has no GPU that answers: {gpu['error']}",
+                         f"name the device: --on ssh://user@host; or pack it for one without network: rtseg-deploy bundle --target {target.name}")
     if gpu["compute_capability"] != target.compute_capability:
         raise RtsegError(f"{where} has a {gpu['name']}, compute capability {gpu['compute_capability']}; {target.name} has {target.compute_capability}",
                          "name the target that it is: rtseg-deploy targets")
@@ -62,9 +65,16 @@ def agreement(wanted, labels, precision):
     return {"ok": all(row["labels_equal"] >= least for row in rows.values()), "bar": least, "inputs": rows}
 
 
+def compared(engine, engine_path, path, place, tell=launch.quiet):
+    """(Artifact with what its labels on the device are worth, whether they are those of the ONNX file at `path`)."""
+    arrays = pictures(engine)
+    tell("comparing its labels", None)
+    report = agreement(expected(path, arrays), labelled(engine_path, engine, arrays, place, tell), engine.precision)
+    return replace(engine, checks={**engine.checks, "run_on_device": report}), report["ok"]
+
+
 def labelled(path, engine, arrays, place, tell=launch.quiet):
     """Name -> labels of an engine for each array, on the device."""
-    (backend,) = [name for name in ("tensorrt", "tensorrt_rtx") if name in engine.versions]
-    job = launch.on_backend("infer", path, engine, backend, list(arrays.values()))
+    job = launch.on_backend("infer", path, engine, *backends.chosen(engine), list(arrays.values()))
     with launch.ran(job, place, tell) as (_, folder):
         return dict(zip(arrays, launch.labels_in(folder, job)))

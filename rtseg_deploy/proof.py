@@ -173,8 +173,8 @@ def onnx_scope(module, path):
     return scope
 
 
-def refuse_overflow(model, inputs, limit):
-    """Raise RtsegError naming the node if a tensor of the FP32 model passes `limit` on one of the pictures.
+def overflows(model, inputs, limit):
+    """(node, its result, peak, picture) for each tensor of the FP32 model that passes `limit` on one of the pictures.
 
     ONNX Runtime on a CPU computes FP16 graphs in FP32, so an overflow would show only on the device.
     """
@@ -192,6 +192,12 @@ def refuse_overflow(model, inputs, limit):
     for picture, x in inputs.items():
         for name, peak in zip(peaks, runner.run(list(peaks.values()), {"input": x.fed})):
             if not peak <= limit:
-                node = producer[name]
-                raise RtsegError(f"{node.name} ({node.op_type}) reaches {float(peak):.3g} on the {picture} input, FP16 ends at {limit:.0f}",
-                                 "use FP32 for this network")
+                yield producer[name], name, float(peak), picture
+
+
+def refuse_overflow(model, inputs, limit, keep=()):
+    """Raise RtsegError naming the first node that overflows; those named in `keep` may."""
+    for node, _, peak, picture in overflows(model, inputs, limit):
+        if node.name not in keep:
+            raise RtsegError(f"{node.name} ({node.op_type}) reaches {peak:.3g} on the {picture} input, FP16 ends at {limit:.0f}",
+                             "use FP32 for this network")

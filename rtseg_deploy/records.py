@@ -79,14 +79,14 @@ def read_artifact(path):
         raise RtsegError(f"{path}: no such file")
     if not sidecar(path).is_file():
         raise RtsegError(f"{path} has no sidecar {sidecar(path).name}: nothing says what it is or whether it was proven",
-                         "make it with: rtseg-deploy export CHECKPOINT -o MODEL.onnx --resolution HxW")
+                         "make it with: rtseg-deploy export CHECKPOINT -o MODEL.onnx --resolution HxW" if path.suffix not in (".engine", ".plan") else
+                         "make it with rtseg-deploy build-engine; or, as engines run native code, only if you trust it: rtseg-deploy verify --trust")
     artifact = from_json(files.read_json(sidecar(path)), sidecar(path))
+    again = f"make it again with rtseg-deploy {'build-engine' if artifact.kind == 'engine' else 'export'}"
     if files.sha256(path) != artifact.sha256:
-        raise RtsegError(f"{path} was changed after it was made: its sha256 is not the one in {sidecar(path).name}",
-                         "make it again with rtseg-deploy export")
+        raise RtsegError(f"{path} was changed after it was made: its sha256 is not the one in {sidecar(path).name}", again)
     if artifact.checks["parity"].get("ok") is not True:
-        raise RtsegError(f"{path}: its parity was not proven, so neither its labels nor its speed mean anything",
-                         "make it again with rtseg-deploy export")
+        raise RtsegError(f"{path}: its parity was not proven, so neither its labels nor its speed mean anything", again)
     return artifact
 
 

@@ -28,6 +28,13 @@ def old_parser_warnings(model):
     return tuple(found)
 
 
+def bindings(model):
+    """Name, type and shape of the graph's input and output."""
+    return {side: {"name": value.name, "type": onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type),
+                   "shape": [d.dim_value for d in value.type.tensor_type.shape.dim]}
+            for side, value in (("input", model.graph.input[0]), ("output", model.graph.output[0]))}
+
+
 def weights_bytes(model):
     return sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in model.graph.initializer)
 

@@ -34,10 +34,58 @@ def test_fp32_and_fp16_with_their_sidecars(artifact, tmp_path):
 @rtx
 def test_the_command_warns_of_an_engine_many_times_its_weights(trained, tmp_path):
     export(trained, tmp_path / "net.onnx", (256, 512))
-    out, err = run("build-engine", tmp_path / "net.onnx", "--target", "rtx-2080ti", "--json", "-o", tmp_path)
+    out, err = run("build-engine", tmp_path / "net.onnx", "--target", "rtx-2080ti", "--json", "-o", tmp_path, "--keep-depthwise")
     described = json.loads(out)
-    assert described["checks"]["bytes"] > 8 * described["weights_bytes"]
+    assert described["checks"]["bytes"] > 8 * described["weights_bytes"] and "grouped" not in described["checks"]
     assert "times its weights" in err and "depthwise" in err
+    out, err = run("build-engine", tmp_path / "net.onnx", "--target", "rtx-2080ti", "-o", tmp_path / "grouped")
+    engine = records.read_artifact(tmp_path / "grouped/rtx-2080ti/net.fp32.engine")
+    assert "times its weights" not in err and "groups of 4 channels" in out
+    assert engine.checks["bytes"] < described["checks"]["bytes"] / 4 and engine.weights_bytes == described["weights_bytes"]
+    assert engine.checks["grouped"]["parity"]["ok"] and len(engine.checks["grouped"]["convolutions"]) == 23
+
+
+@rtx
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_width_of_the_groups_is_the_one_that_makes_the_smallest_engine(artifact, tmp_path, monkeypatch, precision):
+    """The rows of facts/groups.csv, held against the installed version."""
+    known = facts.group_channels()["rtx", "7.5", precision]
+    found = {}
+    for channels in (4, 8, 16):
+        monkeypatch.setattr(facts, "group_channels", lambda channels=channels: {("rtx", "7.5", precision): channels})
+        found[channels] = build.build_engine(artifact, "rtx-2080ti", precision == "fp16", tmp_path)[1].checks["bytes"]
+    assert min(found, key=found.get) == known, found
+
+
+def test_only_rows_with_a_source_widen_groups():
+    assert all(row["source"] and row["parser"] in facts.parsers() for row in facts.rows("groups.csv"))
+    assert {key[:2] for key in facts.group_channels()} == {("rtx", "7.5")}, "the other capabilities store depthwise convolutions as they are"
+
+
+@rtx
+def test_other_capabilities_keep_their_depthwise_convolutions(artifact, tmp_path):
+    _, engine = build.build_engine(artifact, "rtx-4090", root=tmp_path)
+    assert "grouped" not in engine.checks
+
+
+def test_a_rewrite_that_is_not_the_same_is_not_built(artifact, tmp_path, monkeypatch):
+    from rtseg_deploy.passes import dense_groups
+    plain = dense_groups.fold
+
+    def wrong(node, channels):
+        plain(node, channels)
+        node.inputs[1].values = np.roll(node.inputs[1].values, 1, axis=1)
+    monkeypatch.setattr(dense_groups, "fold", wrong)
+    with pytest.raises(RtsegError, match="wider groups is not the same"):
+        build.build_engine(artifact, "rtx-2080ti", root=tmp_path)
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+@rtx
+def test_the_sidecar_says_what_the_engine_was_built_with(artifact, tmp_path):
+    _, engine = build.build_engine(artifact, "rtx-2080ti", root=tmp_path)
+    built = engine.checks["built"]
+    assert (built["runtime"], built["compute_capability"], built["version"]) == ("tensorrt_rtx", "7.5", engine.versions["tensorrt_rtx"])
 
 
 @rtx
@@ -99,17 +147,48 @@ def test_a_graph_that_cannot_be_fp16_is_refused_by_its_node(artifact, edit):
     assert error.value.what.startswith(name) and "--fp16" in error.value.fix
 
 
-@pytest.mark.parametrize("edit", [loud_weight, loud_tensor])
-def test_the_command_refuses_it_by_name_and_writes_nothing(artifact, copy_of, tmp_path, edit):
-    path = copy_of(artifact)
+def edited(path, edit):
+    """Change an artifact's graph, and its sidecar to fit; returns what edit(graph) returns."""
     model = onnx.load(path)
     name = edit(model.graph)
-    path.write_bytes(model.SerializeToString())
     described = records.from_json(json.loads(records.sidecar(path).read_text()), path)
     records.write_artifact(path, lambda temporary: (temporary.write_bytes(model.SerializeToString()), described)[1])
+    return name
+
+
+@pytest.mark.parametrize("edit", [loud_weight, loud_tensor])
+def test_a_network_that_is_mostly_beyond_fp16_is_refused_by_name_and_nothing_is_written(artifact, copy_of, tmp_path, edit):
+    path = copy_of(artifact)
+    name = edited(path, edit)
     _, err = run("build-engine", path, "--target", "rtx-2080ti", "--fp16", "-o", tmp_path / "engines", status=1)
-    assert name in err.splitlines()[-1]
+    assert name in err.splitlines()[-1] and "would be an FP32 engine" in err.splitlines()[-1]
     assert not (tmp_path / "engines").exists() or not any(p.is_file() for p in (tmp_path / "engines").rglob("*"))
+
+
+def loud_pair(graph):
+    """Scale what a convolution gives far up, and down again by the one after the Relu: the same network, beyond FP16 in between."""
+    readers, made = {}, {node.output[0]: node for node in graph.node}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    relu = next(node for node in graph.node if node.op_type == "Relu" and made[node.input[0]].op_type == "Conv"
+                and [reader.op_type for reader in readers[node.output[0]]] == ["Conv"] and len(readers[node.input[0]]) == 1)
+    before, (after,) = made[relu.input[0]], readers[relu.output[0]]
+    for name, factor in ((before.input[1], 2.0 ** 20), (before.input[2], 2.0 ** 20), (after.input[1], 2.0 ** -20)):
+        tensor = next(t for t in graph.initializer if t.name == name)
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(factor), name))
+    return [before.name, relu.name, after.name]
+
+
+@rtx
+def test_what_fp16_cannot_hold_stays_in_fp32_and_is_listed(artifact, copy_of, tmp_path):
+    path = copy_of(artifact)
+    names = edited(path, loud_pair)
+    out, _ = run("build-engine", path, "--target", "rtx-2080ti", "--fp16", "-o", tmp_path / "engines")
+    engine = records.read_artifact(tmp_path / "engines/rtx-2080ti/net.fp16.engine")
+    assert engine.checks["kept_fp32"] == names and f"kept in FP32, beyond FP16's range: {', '.join(names)}" in out
+    layers = engine.checks["layers"]
+    assert layers["fp16"] > 100 and layers["fp32_names"] == names and engine.checks["parity"]["ok"]
 
 
 def test_weights_at_the_edge_of_fp16_pass(artifact):

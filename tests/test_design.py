@@ -12,18 +12,19 @@ from rtseg_deploy.models import networks
 PACKAGE = ROOT / "rtseg_deploy"
 # a module imports only from layers above its own
 LAYERS = [
-    {"errors", "device.runner"},
+    {"errors", "device.runner", "device.steps"},
     {"files"},
     {"records", "facts"},
     {"images", "layers"},
     {"models"},
-    {"saved", "complexity", "passes", "deployed"},
+    {"saved", "complexity", "passes", "deployed", "precision"},
     {"checkpoints"},
     {"own", "listing", "inspection", "proof"},
     {"backends"},
     {"fp16", "launch", "remarks", "original"},
-    {"ssh"},
-    {"export", "adopt", "build", "bench", "predict"},
+    {"ssh", "ondevice"},
+    {"export", "adopt", "build", "bench", "predict", "verify", "deploy_config"},
+    {"bundle", "collect"},
     {"measure", "matrix", "report"},
     {"demo"},
     {"terminal"},
@@ -74,7 +75,8 @@ def test_imports_go_one_way(path):
 
 
 def test_the_measuring_half_imports_no_torch_and_no_onnx():
-    for name in ("launch", "bench", "build", "predict", "images", "records", "files", "facts", "report", "backends", "device", "device.runner", "ssh"):
+    for name in ("launch", "bench", "build", "predict", "images", "records", "files", "facts", "report", "backends", "device", "device.runner",
+                 "ssh", "ondevice", "bundle", "collect", "precision", "verify", "deploy_config"):
         path = PACKAGE / (name.replace(".", "/") + ".py")
         path = path if path.exists() else PACKAGE / name / "__init__.py"
         top = [node for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]

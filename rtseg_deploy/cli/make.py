@@ -8,7 +8,7 @@ import click
 from .. import facts
 from ..errors import RtsegError, need
 from ..terminal import Size, progress, show, warn
-from .group import as_json, as_markdown, cli, need_export
+from .group import as_json, as_markdown, cli, need_export, on
 
 
 @cli.command()
@@ -192,19 +192,25 @@ def class_set(claimed, found):
 @click.argument("model", type=click.Path(exists=True, dir_okay=False))
 @click.option("--target", required=True, help="The device: gtx-1080ti, rtx-2080ti, jetson-tx2.")
 @click.option("--fp16", is_flag=True, help="FP16 inside, float32 input and output; refused if no layer would be FP16.")
+@click.option("--keep-depthwise", is_flag=True, help="Leave depthwise convolutions as they are where the runtime expands them (rtx-2080ti).")
+@click.option("--workspace", type=click.IntRange(1, 1 << 20), metavar="MIB", help="Memory for the builder, in MiB; by the target if not given.")
 @click.option("-o", "--engines", default="engines", show_default=True, type=click.Path(file_okay=False), help="The engine goes to FOLDER/TARGET/.")
+@on
 @as_json
-def build_engine(model, target, fp16, engines, as_json):
-    """Compile an exported ONNX file for a device, ahead of time where its runtime can.
+def build_engine(model, target, fp16, keep_depthwise, workspace, engines, on, as_json):
+    """Compile an exported ONNX file for a device: on it, or ahead of time where its runtime can.
 
     \b
     Example:
       rtseg-deploy build-engine net.onnx --target rtx-2080ti --fp16
+      rtseg-deploy build-engine net.onnx --target jetson-tx2 --fp16 --on ssh://nano@tx2
     """
+    from .. import ssh
     from ..build import build_engine as build
 
+    place = ssh.place(on)
     with progress() as tell:
-        path, engine = build(model, target, fp16, engines, tell)
+        path, engine = build(model, target, fp16, engines, tell, keep_depthwise, place, workspace)
     warn(engine.warnings)
     if as_json:
         click.echo(json.dumps({"file": str(path), **engine.to_json()}, indent=1))
@@ -213,6 +219,10 @@ def build_engine(model, target, fp16, engines, as_json):
         show(engines_table([(path, engine)]))
         if engine.precision == "fp16":
             show(f"in FP32: {', '.join(engine.checks['layers']['fp32_names']) or 'no layer'}")
+        if grouped := engine.checks.get("grouped"):
+            show(f"{len(grouped['convolutions'])} depthwise convolutions built in groups of {grouped['channels']} channels (--keep-depthwise: as they are)")
+        if kept := engine.checks.get("kept_fp32"):
+            show(f"kept in FP32, beyond FP16's range: {', '.join(kept)}")
         show(str(path))
 
 

@@ -57,6 +57,8 @@ class Target:
     cuda: str
     python: str
     opset: int                      # that export writes for it
+    workspace_mib: int              # that its builder gets unless told otherwise
+    external_tactics: bool          # its TensorRT leaves cuDNN's and cuBLAS' tactics out by default, which costs this chip speed
     source: str
 
     @property
@@ -72,6 +74,7 @@ class Target:
 def targets():
     """Name -> Target."""
     return {row["name"]: Target(**{**row, "device": devices()[row["device"]], "tensorrt": tuple(row["tensorrt"].split()), "opset": int(row["opset"]),
+                                   "workspace_mib": int(row["workspace_mib"]), "external_tactics": row["external_tactics"] == "yes",
                                    "ahead_of_time": row["ahead_of_time"] == "yes"}) for row in rows("targets.csv")}
 
 
@@ -97,6 +100,12 @@ class Parser:
 def parsers():
     """Name -> Parser, oldest first."""
     return {row["name"]: Parser(**{**row, "opset": int(row["opset"]), "types": tuple(row["types"].split())}) for row in rows("parsers.csv")}
+
+
+@cache
+def group_channels():
+    """(parser, compute capability, precision) -> channels a group that small groups of a convolution are widened to, where they are expanded otherwise."""
+    return {(row["parser"], row["compute_capability"], row["precision"]): int(row["channels"]) for row in rows("groups.csv")}
 
 
 @dataclass(frozen=True)
