@@ -85,6 +85,8 @@ def builder(target, place, tell):
     itself = probed["gpu"].get("compute_capability") == target.compute_capability
     if target.ahead_of_time and not (itself and probed["tensorrt"]) and probed["tensorrt_rtx"]:
         return "tensorrt_rtx", probed["tensorrt_rtx"], None
+    if place and not probed["tensorrt"]:
+        launch.probe(place, tell, runtime="tensorrt")   # which says how to get it there
     return "tensorrt", probed["tensorrt"], ondevice.refuse_other_device(target, probed, place.name if place else "this machine")
 
 

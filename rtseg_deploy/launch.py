@@ -46,7 +46,8 @@ def on_backend(action, path, artifact, backend, arrays, threads=None, own=None, 
 
     threads: all of this process's processors if not given. own: the arguments of own.load, for a network that only its own code can build.
     """
-    parent = dict(artifact.parent)
+    own_worker = backend in runner.SESSIONS
+    parent = {} if own_worker else dict(artifact.parent)     # where a checkpoint lies is nobody else's business
     if "file" in parent:
         parent["file"] = str(Path(parent["file"]).resolve())
     names = [f"{number}.npy" for number in range(len(arrays))]
@@ -54,7 +55,7 @@ def on_backend(action, path, artifact, backend, arrays, threads=None, own=None, 
     request = {"action": action, "backend": backend, "artifact": f"network.{artifact.kind}", "described": {**artifact.to_json(), "parent": parent},
                "threads": threads, "own": own, "inputs": names, "labels": list(labels), **more}
     return Job(request, {f"network.{artifact.kind}": Path(path).resolve(), **dict(zip(names, map(saved, arrays)))}, labels,
-               RUNNER if backend in runner.SESSIONS else BACKENDS)
+               RUNNER if own_worker else BACKENDS)
 
 
 def saved(array):
@@ -97,9 +98,9 @@ def ran(job, place=None, tell=quiet):
         yield result, Path(folder)
 
 
-def probe(place=None, tell=quiet):
-    """What a machine is and what it has: see runner.probe."""
-    with ran(Job({"action": "probe"}), place, tell) as (result, _):
+def probe(place=None, tell=quiet, **needed):
+    """What a machine is and what it has: see runner.probe. Raises RtsegError where the `runtime` that is needed is not there."""
+    with ran(Job({"action": "probe", **needed}), place, tell) as (result, _):
         return result["probe"]
 
 

@@ -73,3 +73,10 @@ def copy_of(tmp_path):
         Path(f"{goal}.json").write_text(json.dumps({**described, **changes}))
         return goal
     return copy
+
+
+@pytest.fixture(scope="session")
+def old_python(tmp_path_factory):
+    """A Python 3.8 as a device may have it, with what the runner can use; its tests are one xdist group, so that it is made once."""
+    from remote import python
+    return python("3.8", "numpy", "onnxruntime", "tensorrt-rtx", folder=tmp_path_factory.mktemp("old") / "venv")

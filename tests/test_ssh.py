@@ -14,7 +14,7 @@ from conftest import run as run_here
 from PIL import Image
 from remote import Server, needs_sshd, python
 
-from rtseg_deploy import launch, ssh
+from rtseg_deploy import launch, records, ssh
 from rtseg_deploy.errors import RtsegError
 
 pytestmark = [needs_sshd, pytest.mark.xdist_group("ssh")]
@@ -40,11 +40,6 @@ def run(server):
     def run(*arguments, **options):
         return run_here(*arguments, environment=server.environment, **options)
     return run
-
-
-@pytest.fixture(scope="module")
-def old_python(tmp_path_factory):
-    return python("3.8", "numpy", "onnxruntime", folder=tmp_path_factory.mktemp("old") / "venv")
 
 
 def start(server, *arguments):
@@ -85,6 +80,19 @@ def test_bench_there(server, run, artifact, tmp_path, old_python):
     (row,) = json.loads(out)
     assert row["iterations"] == 20 and row["environment"]["python"].startswith("3.8") and row["environment"]["on"] == "127.0.0.1"
     assert "127.0.0.1: warming up" in err and "127.0.0.1: timing" in err
+    assert server.left() == ["cache/rtseg-deploy/busy"]
+
+
+@pytest.mark.parametrize("which", ["old", "this"])
+def test_build_there_ahead_of_time(server, run, artifact, tmp_path, old_python, which):
+    """TensorRT-RTX needs no GPU to build, so the machine at the other end is no RTX 2080 Ti and need not be."""
+    pytest.importorskip("tensorrt_rtx")
+    out, err = run("build-engine", artifact, "--target", "rtx-2080ti", "--fp16", "--on", server.url(old_python if which == "old" else sys.executable),
+                   "-o", tmp_path, "--json")
+    engine = json.loads(out)
+    assert engine["checks"]["layers"]["fp16"] > 100 and engine["versions"]["tensorrt_rtx"] and engine["checks"]["run_on_device"] is False
+    assert "127.0.0.1: copying network.onnx" in err and "127.0.0.1: building" in err and "127.0.0.1: fetching engine" in err
+    assert records.read_artifact(tmp_path / "rtx-2080ti/net.fp16.engine").precision == "fp16"
     assert server.left() == ["cache/rtseg-deploy/busy"]
 
 
