@@ -54,8 +54,9 @@ PICTURES = {name: proof.Picture(x, x) for name, x in (("noise", np.random.defaul
 
 @pytest.mark.parametrize("factors, kept", [
     ((2, 1, 1, 1), []),
-    ((1, 1e6, 1e-6, 1, 1, 1, 1), ["Mul m1", "Relu r2", "Mul m2"]),                          # the value between is loud, and a weight
-    ((1, 300, 300, 1e-4, 1, 1, 1), ["Mul m2", "Relu r3", "Mul m3"]),                        # no weight is
+    ((1, 1e6, 1e-6, 1, 1, 1, 1), ["Mul m1", "Relu r2", "Mul m2"]),      # the value between is loud, and a weight
+    ((1, 300, 300, 1e-4, 1, 1, 1), ["Mul m2", "Relu r3", "Mul m3"]),    # no weight is
+    ((1, 2 ** -10, 2 ** 17, 1), ["Mul m2"]),                            # nothing but a weight is
     ((1, 3e2, 3e2, 1e-4, 1, 1, 1, 1, 1, 3e2, 3e2, 1e-4, 1, 1), ["Mul m2", "Relu r3", "Mul m3", "Mul m10", "Relu r11", "Mul m11"])])
 def test_all_that_touches_a_loud_value_stays(factors, kept):
     model = chain(*factors)

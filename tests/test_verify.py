@@ -1,5 +1,7 @@
 """Whether an engine loads on a machine is told before it is read; without a sidecar of ours it is refused."""
+import importlib.util
 import json
+from contextlib import contextmanager
 
 import pytest
 from click.testing import CliRunner
@@ -41,14 +43,19 @@ def test_each_reason_has_its_line(artifact, copy_of, built, probed, reasons):
 
 
 def asked(monkeypatch, probed, load=None):
-    """Let launch.run answer probes, and loads by load(job); returns what it was asked."""
+    """Let places answer probes, and loads by load(request); returns the jobs that they were asked for."""
     jobs = []
 
-    def answer(job, worker, arrays=(), tell=None):
+    @contextmanager
+    def answer(job, place=None, tell=None):
         jobs.append(job)
-        return ({"probe": probed} if job["action"] == "probe" else load(job)), []
-    monkeypatch.setattr(launch, "run", answer)
+        yield ({"probe": probed} if job.request["action"] == "probe" else load(job.request)), None
+    monkeypatch.setattr(launch, "ran", answer)
     return jobs
+
+
+def loads(jobs):
+    return [job for job in jobs if job.request["action"] == "load"]
 
 
 @pytest.mark.parametrize("probed, status, line", [(HERE, 0, "loads: "), ({**HERE, "tensorrt": None}, 1, "does not load: there is no tensorrt there")])
@@ -59,7 +66,7 @@ def test_the_command_says_it_in_a_line_and_by_its_status(artifact, copy_of, monk
     assert (result.exit_code, len(result.stdout.splitlines())) == (status, 1) and result.stdout.startswith(line)
     found = json.loads(CliRunner().invoke(cli, ["verify", str(path), "--json"]).stdout)
     assert bool(found["reasons"]) == bool(status) and found["built"]["version"] == "8.6.1" and found["probe"] == probed
-    assert {job["action"] for job in jobs} == {"probe"}, "nothing loads it"
+    assert jobs and not loads(jobs)
 
 
 def test_a_changed_engine_is_refused_before_it_is_loaded(artifact, copy_of, monkeypatch):
@@ -87,13 +94,23 @@ def test_without_a_sidecar_every_command_refuses_and_says_what_to_type(tmp_path,
     assert "no sidecar" in err and "rtseg-deploy verify --trust" in err.splitlines()[-1]
 
 
-def refused(job):
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed: pip install 'rtseg-deploy[rtx]'")
+def test_an_engine_that_was_built_is_told_by_a_real_probe(artifact, tmp_path):
+    from rtseg_deploy import build
+    path, built = build.build_engine(artifact, "rtx-2080ti", root=tmp_path)
+    found = verify.verify(path)
+    assert found["built"] == built.checks["built"] and found["probe"]["tensorrt_rtx"] == found["built"]["version"]
+    gpu = found["probe"]["gpu"]
+    assert bool(found["reasons"]) == (gpu.get("compute_capability") != "7.5"), found["reasons"]
+
+
+def refused(request):
     raise RtsegError("the engine plan file is not compatible with this version of TensorRT")
 
 
 @pytest.mark.parametrize("probed, load, backends, reasons", [
-    (HERE, lambda job: {}, ["tensorrt"], []),
-    (HERE, lambda job: refused(job) if job["backend"] == "tensorrt" else {}, ["tensorrt", "tensorrt_rtx"], []),
+    (HERE, lambda request: {}, ["tensorrt"], []),
+    (HERE, lambda request: refused(request) if request["backend"] == "tensorrt" else {}, ["tensorrt", "tensorrt_rtx"], []),
     ({**HERE, "tensorrt": None}, refused, ["tensorrt_rtx"], ["tensorrt_rtx 1.7.1.116: the engine plan file is not compatible with this version of TensorRT"]),
     ({**HERE, "tensorrt": None, "tensorrt_rtx": None}, refused, [], ["there is neither tensorrt nor tensorrt_rtx there"])])
 def test_a_trusted_engine_is_loaded_by_what_is_there(tmp_path, monkeypatch, probed, load, backends, reasons):
@@ -101,5 +118,5 @@ def test_a_trusted_engine_is_loaded_by_what_is_there(tmp_path, monkeypatch, prob
     stray = tmp_path / "stray.engine"
     stray.write_bytes(b"ftrt and native code")
     assert verify.verify(stray, trust=True)["reasons"] == reasons
-    assert [job.get("backend") for job in jobs if job["action"] == "load"] == backends
-    assert all(job["artifact"] == str(stray) for job in jobs if job["action"] == "load")
+    assert [job.request["backend"] for job in loads(jobs)] == backends
+    assert all(job.files[job.request["artifact"]] == stray for job in loads(jobs))
