@@ -1,4 +1,6 @@
 """What a person reads: tables and lines for the terminal."""
+import math
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Column, Table
@@ -100,6 +102,19 @@ def plain_table(rows):
         table.add_row(*(Text(cell(row[name])) for name in names))
     said = dict.fromkeys(f"{row['network']}: {row[name]}" for name in asides if name != "paper" for row in rows if row[name])
     return Group(table, *said)
+
+
+def brackets(rows, width=24):
+    """The rows with a picture of each bracket on one logarithmic scale: from the optimistic to the pessimistic end, x where it was measured."""
+    ends = ("optimistic ms", "pessimistic ms", "measured ms")
+    every = [math.log(row[end]) for row in rows for end in ends if end in row]
+    low, scale = min(every), (width - 1) / max(1e-9, max(every) - min(every))
+
+    def picture(row):
+        first, last, measured = (round((math.log(row[end]) - low) * scale) if end in row else None for end in ends)
+        return "".join("x" if n == measured else "=" if first <= n <= last else "." for n in range(width))
+
+    return [{**row, "picture": picture(row)} for row in rows]
 
 
 def markdown_table(rows):
