@@ -26,7 +26,7 @@ from .complexity import FLOAT
 from .errors import RtsegError, need
 from .records import size
 
-ESTIMATE = "an estimate from the devices' data sheets, not a measurement; a network may be slower than its bracket"
+ESTIMATE = "an estimate from data sheets, not a measurement: nothing was run, and a network can be slower than its bracket"
 WINOGRAD = (4 * 3) ** 2 / (4 + 3 - 1) ** 2
 BYTES = {"fp32": FLOAT, "fp16": dataflow.HALF}
 JOINS = {"cat", "Concat"}
@@ -166,10 +166,10 @@ def row(subject, resolution, layers, target, precision):
     needed = memory(layers, overhead.libraries_mib)
     notes = [f"FP16 not accelerated on {device.name}"] if precision == "fp16" and not device.fast_fp16 else []
     notes += [f"launches on {device.name} are not known and left out"] if overhead.launch_us is None else []
-    return {"network": Path(subject).name, "at": size(resolution), "target": target.name, "precision": precision,
+    return {"network": f"{Path(subject).name} {size(resolution)}", "target": target.name, "precision": precision,
             "optimistic ms": three(milliseconds(best)), "bound by": bound(best), "pessimistic ms": three(milliseconds(worst)), "most of it": bound(worst),
             "MiB needed": round(sum(needed.values()) / 2**20), "MiB there": round(1024 * device.memory_gib),
-            "memory": "fits" if sum(needed.values()) <= device.memory_gib * 2**30 else "does not fit", "note": "; ".join(notes)}
+            "memory": "fits" if sum(needed.values()) <= device.memory_gib * 2**30 else "does not fit", "notes": notes}
 
 
 def three(value):
@@ -191,7 +191,10 @@ def per_layer(subject, resolution, target, precision="fp32", tell=lambda step, d
 def layers_of(subject, resolution, precision):
     """((height, width), layers) of a network that gives logits at the image's size, or of an ONNX file as it is."""
     if Path(subject).suffix == ".onnx":
-        return dataflow.of_onnx(subject, resolution, BYTES[precision])
+        resolution, layers = dataflow.of_onnx(subject, resolution, BYTES[precision])
+        if not any(layer.macs for layer in layers):
+            raise RtsegError(f"{subject} multiplies nothing, so there is nothing to estimate", "export a network")
+        return resolution, layers
     if not resolution:
         raise RtsegError(f"{subject} has no size of its own", "add --resolution HxW")
     return resolution, of_network(subject, resolution, "logits", precision)
@@ -204,11 +207,20 @@ def of_network(name, resolution, output, precision="fp32", classes=19, reduced=N
 
     network = models.find(name)
     if not network.takes(reduced or resolution, network.reading):
-        raise RtsegError(f"{name} takes heights and widths that are multiples of {network.grid(network.reading)}, not {size(resolution)}", "add a --resolution that is")
+        raise RtsegError(f"{name} takes heights and widths that are multiples of {network.grid(network.reading)}, not {size(resolution)}",
+                         "choose another --resolution")
     with torch.device("meta"):
         module = network.module(classes).eval()
     module = Reduced(module, reduced) if reduced else module
     return dataflow.of_module(Deployed(module, "bilinear" if output == "logits" else None), resolution, BYTES[precision])
+
+
+def noted(rows):
+    """(the rows with a letter for each of their notes, the notes by their letters)."""
+    every = list(dict.fromkeys(note for found in rows for note in found["notes"]))
+    letters = dict(zip(every, string.ascii_letters))
+    return ([{**found, "notes": " ".join(letters[note] for note in found["notes"])} for found in rows],
+            [f"{letters[note]}: {note}" for note in every])
 
 
 # ---- the papers' figures
@@ -217,14 +229,6 @@ def of_network(name, resolution, output, precision="fp32", classes=19, reduced=N
 def papers(tell=lambda step, done: None):
     """A row for each time or FPS that a paper prints of its own network: measured, and the bracket."""
     return [paper_row(figure, tell) for figure in facts.papers() if figure.fps or figure.ms]
-
-
-def lettered(rows):
-    """(the rows with a letter for each reason, the reasons by their letters)."""
-    every = list(dict.fromkeys(reason for found in rows for reason in found["reasons"]))
-    letters = dict(zip(every, string.ascii_letters))
-    return ([{**found, "reasons": " ".join(letters[reason] for reason in found["reasons"])} for found in rows],
-            [f"{letters[reason]}: {reason}" for reason in every])
 
 
 def paper_row(figure, tell):
@@ -237,9 +241,9 @@ def paper_row(figure, tell):
     worst = milliseconds(pessimistic(layers, device, facts.overheads()[device.name].launch_us))
     measured = 1000 / figure.fps if figure.fps else figure.ms
     verdict = BEATEN if measured < best else INSIDE if measured <= worst else SLOWER
-    return {"network": figure.network, "figure": f"{figure.paper} {figure.table.removeprefix('Table ')}", "input": size(figure.input), "device": figure.device,
+    return {"figure": f"{figure.paper} {figure.table.removeprefix('Table ')}", "network": f"{figure.network} {size(figure.input)}", "device": figure.device,
             "software": how["software"], "measured ms": three(measured), "optimistic ms": three(best), "pessimistic ms": three(worst), "verdict": verdict,
-            "reasons": list(reasons(figure, verdict))}
+            "notes": list(reasons(figure, verdict))}
 
 
 @cache

@@ -104,17 +104,12 @@ def plain_table(rows):
     return Group(table, *said)
 
 
-def brackets(rows, width=24):
-    """The rows with a picture of each bracket on one logarithmic scale: from the optimistic to the pessimistic end, x where it was measured."""
-    ends = ("optimistic ms", "pessimistic ms", "measured ms")
-    every = [math.log(row[end]) for row in rows for end in ends if end in row]
-    low, scale = min(every), (width - 1) / max(1e-9, max(every) - min(every))
-
-    def picture(row):
-        first, last, measured = (round((math.log(row[end]) - low) * scale) if end in row else None for end in ends)
-        return "".join("x" if n == measured else "=" if first <= n <= last else "." for n in range(width))
-
-    return [{**row, "picture": picture(row)} for row in rows]
+def brackets(rows, width=20):
+    """The rows with a picture of each bracket, all on one logarithmic scale."""
+    ends = [[math.log(row[end]) for end in ("optimistic ms", "pessimistic ms")] for row in rows]
+    low, high = min(first for first, _ in ends), max(last for _, last in ends)
+    cells = [[round((end - low) / (high - low) * (width - 1)) for end in pair] for pair in ends]
+    return [{**row, "bracket": "".join("=" if first <= n <= last else "." for n in range(width))} for row, (first, last) in zip(rows, cells)]
 
 
 def markdown_table(rows):

@@ -44,18 +44,17 @@ def estimate(subject, resolution, targets, fp16, layers, papers, markdown, as_js
             rows = model.per_layer(subject, resolution, *targets, "fp16" if fp16 else "fp32", tell)
         else:
             rows = model.estimate(subject, resolution, targets, fp16, tell)
-    lines = [model.ESTIMATE]
-    if papers:
-        lines.append(model.counted(rows))
+    said = [model.ESTIMATE, *([model.counted(rows)] if papers else [])]
     if as_json:
-        click.echo(json.dumps({"said": lines, "rows": rows}, indent=1))
+        click.echo(json.dumps({"said": said, "rows": rows}, indent=1))
         return
-    if papers:
-        rows, reasons = model.lettered(rows)
-        lines = reasons + lines
     from ..report import brackets, markdown_table, plain_table
 
+    rows, notes = (rows, []) if layers else model.noted(rows)
+    if not (papers or layers):
+        said = [f"{rows[0]['network']}: {said[0]}"]
+        rows = brackets([{name: value for name, value in row.items() if name != "network"} for row in rows])
     if markdown:
-        click.echo("\n\n".join([markdown_table(rows), *lines]))
+        click.echo("\n\n".join([markdown_table(rows), "\n".join(f"* {line}" for line in (*notes, *said))]))
     else:
-        show(plain_table(rows if layers else brackets(rows)), "", *lines)
+        show(plain_table(rows), *notes, *said)
