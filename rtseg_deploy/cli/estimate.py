@@ -53,8 +53,8 @@ def estimate(subject, resolution, targets, fp16, layers, papers, markdown, as_js
     rows, notes = (rows, []) if layers else model.noted(rows)
     if not (papers or layers):
         said = [f"{rows[0]['network']}: {said[0]}"]
-        rows = brackets([{name: value for name, value in row.items() if name != "network"} for row in rows])
+        rows = [{name: value for name, value in row.items() if name != "network"} for row in rows]
     if markdown:
         click.echo("\n\n".join([markdown_table(rows), "\n".join(f"* {line}" for line in (*notes, *said))]))
     else:
-        show(plain_table(rows), *notes, *said)
+        show(plain_table(rows if papers or layers else brackets(rows)), *notes, *said)
