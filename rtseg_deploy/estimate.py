@@ -14,7 +14,7 @@ the device nobody states. FP32 means FP32: with TF32 allowed, an RTX 4090, an H2
 Pessimistic, as an eager framework does it, one operation after the other and none fused:
     t = sum over layers of 2 M / P + (reads + weights + result) / B + tau
 P is that of FP32, because the tensor cores may not take the layer; tau, the time that a launch takes the host, is in facts/overheads.csv,
-and left out where that has none. It is no bound: a layer can be slower than its arithmetic and its traffic, and often is on a small image.
+and left out where that has none. It is no bound: a layer can be slower than its arithmetic and its traffic, and in the papers many are.
 """
 import string
 from dataclasses import dataclass
@@ -29,7 +29,6 @@ from .records import size
 ESTIMATE = "an estimate from data sheets, not a measurement: nothing was run, and a network can be slower than its bracket"
 WINOGRAD = (4 * 3) ** 2 / (4 + 3 - 1) ** 2
 BYTES = {"fp32": FLOAT, "fp16": dataflow.HALF}
-JOINS = {"cat", "Concat"}
 INSIDE, SLOWER, BEATEN = "inside", "slower", "BEATS the optimistic end"
 
 
@@ -102,7 +101,7 @@ def kernels(layers):
         if layer.operation in dataflow.PRODUCTS or is_output and latest < 0:
             latest = len(found)
             found.append(Kernel([], {}))
-        elif not is_output and (latest < 0 or main < layer.made or layer.operation in JOINS):
+        elif not is_output and (latest < 0 or main < layer.made):
             # who computes it again reads no more than the result itself would be
             share = min(1, layer.made / max(1, sum(sources.values())))
             instead[layer.makes] = {tensor: count * share for tensor, count in sources.items()}
@@ -165,6 +164,7 @@ def row(subject, resolution, layers, target, precision):
     best, worst = optimistic(layers, device, precision), pessimistic(layers, device, overhead.launch_us)
     needed = memory(layers, overhead.libraries_mib)
     notes = [f"FP16 not accelerated on {device.name}"] if precision == "fp16" and not device.fast_fp16 else []
+    notes += [f"TF32 is left out, with which {device.name} can be faster"] if precision == "fp32" and float(device.compute_capability) >= 8 else []
     notes += [f"launches on {device.name} are not known and left out"] if overhead.launch_us is None else []
     return {"network": f"{Path(subject).name} {size(resolution)}", "target": target.name, "precision": precision,
             "optimistic ms": three(milliseconds(best)), "bound by": bound(best), "pessimistic ms": three(milliseconds(worst)), "most of it": bound(worst),

@@ -173,6 +173,10 @@ def test_an_onnx_file_by_hand(graph):
     assert free == layer
     strided = [helper.make_node("Conv", ["x", "w"], ["y"], strides=[2, 2], pads=[1, 1, 1, 1])]
     assert not dataflow.of_onnx(graph(nodes=strided))[1][0].winograd
+    turned = [helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]), helper.make_node("Transpose", ["a"], ["b"], perm=[0, 1, 3, 2]),
+              helper.make_node("DepthToSpace", ["b"], ["c"], blocksize=2), helper.make_node("Relu", ["c"], ["y"])]
+    convolution, relu = dataflow.of_onnx(graph(nodes=turned))[1]
+    assert relu.reads == (("a", MIDDLE),) and convolution.makes == "a"
 
 
 def test_what_cannot_be_estimated_is_said(graph):
@@ -200,6 +204,9 @@ def test_a_device_says_whether_the_network_fits_and_fp16_helps():
     assert rows["jetson-tx2", "fp16"]["notes"] == ["launches on Jetson TX2 are not known and left out"]
     assert rows["gtx-1080ti", "fp16"]["notes"] == ["FP16 not accelerated on GTX 1080 Ti"] and not rows["gtx-1080ti", "fp32"]["notes"]
     assert rows["jetson-tx2", "fp16"]["optimistic ms"] < 0.6 * rows["jetson-tx2", "fp32"]["optimistic ms"]
+    libraries = facts.overheads()["GTX 1080 Ti"].libraries_mib
+    assert rows["gtx-1080ti", "fp16"]["MiB needed"] - libraries == pytest.approx((rows["gtx-1080ti", "fp32"]["MiB needed"] - libraries) / 2, abs=1)
+    assert "TF32" in estimate.estimate("sgcpnet-bk", (64, 64), ["h200"])[0]["notes"][0]
 
 
 def test_every_device_and_every_paper_has_its_facts():
