@@ -158,7 +158,8 @@ def graph(tmp_path):
     def write(sides=(1, 3, 16, 16), nodes=None):
         nodes = nodes or [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])]
         model = helper.make_model(helper.make_graph(
-            nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, sides)], [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, None, None, None))],
+            nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, sides)],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, None, None, None))],
             [numpy_helper.from_array(torch.ones(8, 3, 3, 3).numpy(), "w")]), opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         path = tmp_path / "net.onnx"
         onnx.save(model, path)

@@ -3,14 +3,13 @@ import json
 
 import click
 
-from ..errors import need
 from ..terminal import Size, progress, show
 from .group import as_json, as_markdown, cli
 
 
 @cli.command()
 @click.argument("subject", metavar="[NETWORK|MODEL.onnx]", required=False)
-@click.option("--resolution", type=Size(), help="Of a network by name, height first; an ONNX file has its own.")
+@click.option("--resolution", type=Size(), help="Of a network by name, or of an ONNX file whose size is free; height first.")
 @click.option("--target", "targets", multiple=True, help="Repeat for several; all if not given.")
 @click.option("--fp16", is_flag=True, help="FP16 beside FP32.")
 @click.option("--layers", is_flag=True, help="What each layer takes on the one --target, nothing fused.")
@@ -35,7 +34,6 @@ def estimate(subject, resolution, targets, fp16, layers, papers, markdown, as_js
     if layers and len(targets) != 1:
         raise click.UsageError("--layers needs one --target")
     with progress() as tell:
-        need("torch")
         from .. import estimate as model
 
         if papers:
