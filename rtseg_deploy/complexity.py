@@ -22,24 +22,40 @@ class Operation:
     kernel: int                     # elements of a convolution's kernel; 1 for the rest
 
 
-def operations(module, resolution):
-    """Every Operation of a module on one image of (height, width), in order."""
+@dataclass(frozen=True)
+class Call:
+    """One call of PyTorch as it was dispatched; its tensors are on the meta device and hold no memory."""
+    name: str                       # aten's
+    where: str                      # path of the module that made it
+    arguments: tuple
+    result: object                  # a tensor; the first, where there are several
+
+
+def calls(module, resolution):
+    """(input, every Call that gives a tensor) of a module on one image of (height, width), in order."""
     torch = need("torch")
     from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.module_tracker import ModuleTracker
 
-    found = []
+    found, tracker = [], ModuleTracker()
 
     class Recorder(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
             result = function(*arguments, **(keywords or {}))
             first = result[0] if isinstance(result, (tuple, list)) else result
             if isinstance(first, torch.Tensor) and function.namespace == "aten":
-                found.append(operation(function.__name__.partition(".")[0], arguments, first))
+                found.append(Call(function.__name__.partition(".")[0], max(tracker.parents, key=len), arguments, first))
             return result
 
-    with torch.inference_mode(), Recorder():
-        module(torch.empty(1, 3, *resolution, device="meta"))
-    return [row for row in found if row.name not in VIEWS]
+    image = torch.empty(1, 3, *resolution, device="meta")
+    with torch.inference_mode(), tracker, Recorder():
+        module(image)
+    return image, found
+
+
+def operations(module, resolution):
+    """Every Operation of a module on one image of (height, width), in order."""
+    return [operation(call.name, call.arguments, call.result) for call in calls(module, resolution)[1] if call.name not in VIEWS]
 
 
 # what moves no numbers, or only to other places

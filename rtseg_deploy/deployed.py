@@ -45,6 +45,17 @@ class Deployed(nn.Module):
         return logits if self.labels is None else logits.argmax(1).to(self.labels)
 
 
+class Reduced(nn.Module):
+    """A network that is fed a smaller image of (height, width)."""
+
+    def __init__(self, net, resolution):
+        super().__init__()
+        self.net, self.resolution = net, resolution
+
+    def forward(self, x):
+        return self.net(resize(x, self.resolution, "bilinear"))
+
+
 def described(value):
     """What a module returned, in a few words."""
     if isinstance(value, torch.Tensor):

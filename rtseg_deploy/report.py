@@ -1,4 +1,6 @@
 """What a person reads: tables and lines for the terminal."""
+import math
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Column, Table
@@ -100,6 +102,14 @@ def plain_table(rows):
         table.add_row(*(Text(cell(row[name])) for name in names))
     said = dict.fromkeys(f"{row['network']}: {row[name]}" for name in asides if name != "paper" for row in rows if row[name])
     return Group(table, *said)
+
+
+def brackets(rows, width=20):
+    """The rows with a picture of each bracket, all on one logarithmic scale."""
+    ends = [[math.log(row[end]) for end in ("optimistic ms", "pessimistic ms")] for row in rows]
+    low, high = min(first for first, _ in ends), max(last for _, last in ends)
+    cells = [[round((end - low) / (high - low) * (width - 1)) for end in pair] for pair in ends]
+    return [{**row, "bracket": "".join("=" if first <= n <= last else "." for n in range(width))} for row, (first, last) in zip(rows, cells)]
 
 
 def markdown_table(rows):

@@ -178,3 +178,32 @@ def class_set(name, classes):
     # odd steps visit all of 0..255 before they repeat, so no two classes share a colour
     colours = tuple(tuple((n + 1) * step % 256 for step in (97, 157, 211)) for n in range(classes))
     return ClassSet("", tuple(f"class {n}" for n in range(classes)), colours)
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What a runtime costs on a device beside the network itself; None where nobody says."""
+    launch_us: float | None         # of an operation that an eager framework runs
+    libraries_mib: float | None     # CUDA's, that are loaded into the device's memory
+
+
+@cache
+def overheads():
+    """Name of a device -> Overhead."""
+    return {row["device"]: Overhead(number(row["launch_us"]), number(row["libraries_mib"])) for row in rows("overheads.csv")}
+
+
+@cache
+def _timed():
+    return {(row["paper"], row["table"]): row for row in rows("timed.csv")}
+
+
+def timed(paper, table):
+    """What a paper timed for a table: software, output (native or logits, as in records.Artifact), classes, source."""
+    return _timed().get((paper, table)) or _timed()[paper, ""]
+
+
+@cache
+def outside():
+    """Why figures lie where they do beside what is estimated: rows of paper, table, network, device, verdict (each empty for any), reason, source."""
+    return rows("outside.csv")
