@@ -469,8 +469,8 @@ def keep_in_fp32(log, network, config, names):
     absent = [name for name in names if name not in layers]
     refuse(absent, "the network has no layer called %s" % ", ".join(absent), "its names: %s, ..." % ", ".join(sorted(layers)[:5]))
     config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-    kept = [name for name in names if all(output.dtype in (trt.DataType.FLOAT, trt.DataType.HALF) and not output.is_shape_tensor
-                                          for output in map(layers[name].get_output, range(layers[name].num_outputs)))]
+    kept = [name for name in names if all(produced.dtype in (trt.DataType.FLOAT, trt.DataType.HALF) and not produced.is_shape_tensor
+                                          for produced in map(layers[name].get_output, range(layers[name].num_outputs)))]
     for layer in map(layers.get, kept):
         layer.precision = trt.DataType.FLOAT
         for i in range(layer.num_outputs):
@@ -486,8 +486,8 @@ def network_layers(trt, network):
 def engine_layers(trt, engine):
     """The same of a built engine, by its inspector: what the builder chose where it was free to choose."""
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    layers = [layer for layer in json.loads(text)["Layers"] if isinstance(layer, dict)]
-    return counted([(layer["Name"], [output.get("Format/Datatype", "") for output in layer.get("Outputs", [])]) for layer in layers])
+    rows = [row for row in json.loads(text)["Layers"] if isinstance(row, dict)]
+    return counted([(row["Name"], [made.get("Format/Datatype", "") for made in row.get("Outputs", [])]) for row in rows])
 
 def counted(layers):
     """How many layers compute in FP16, and the names of those in FP32."""
