@@ -38,6 +38,17 @@ def state(shared):
     return module
 
 
+def downloaded(requirement, python, folder):
+    """The wheel of a requirement for a Python on Linux and x86-64, from the package index into a folder; the test is skipped where that fails."""
+    platforms = [f"--platform=manylinux{name}_x86_64" for name in ("_2_28", "_2_17", "2014", "2010")]
+    done = subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", *platforms, f"--python-version={python}",
+                           "--dest", str(folder), requirement], capture_output=True, text=True)
+    wheels = list(Path(folder).glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        pytest.skip(f"{requirement} cannot be had from the package index: {done.stderr.strip().splitlines()[-1:]}")
+    return wheels[0]
+
+
 def run(*arguments, status=0, cwd=None, environment=None, **options):
     """Run the command line in a process of its own; returns (stdout, stderr). status None: any."""
     result = subprocess.run([sys.executable, "-m", "rtseg_deploy", *map(str, arguments)], cwd=cwd, capture_output=True, text=True,

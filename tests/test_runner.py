@@ -1,16 +1,19 @@
 """The device worker as a process of its own, under Python 3.6 and this one, against a fake of every TensorRT that it is to drive."""
 import ast
 import functools
-import gc
 import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from conftest import downloaded
 
 from rtseg_deploy.device import runner
 
@@ -29,6 +32,7 @@ def load(path):
     return module
 
 
+sys.path.append(str(FAKES))     # the fakes find their driver as an import; the real tensorrt comes first
 api = load(FAKES / "api.py")
 fake = functools.cache(load(FAKES / "tensorrt.py").make)
 VERSIONS = list(api.RELEASES)
@@ -63,20 +67,23 @@ def python(request):
 @pytest.fixture
 def run(tmp_path):
     """Run one job in an empty folder; returns the result. -S, for what is installed here must not be found in place of nothing."""
-    def run(python, job, version=None, fakes=True, **environment):
+    def run(python, job, version=None, fakes=True, numpys=None, **environment):
         job = dict({"onnx": "graph.onnx", "engine": "net.engine", "precision": "fp32", "runtime": runtime(version)}, **job)
         (tmp_path / "job.json").write_text(json.dumps(job))
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "FAKE_"))}
         if fakes:
-            kept["PYTHONPATH"] = str(FAKES)
+            kept["PYTHONPATH"] = os.pathsep.join([str(FAKES), *filter(None, [numpys])])
         if version:
             kept["FAKE_TENSORRT"] = version
-        done = subprocess.run([python, "-S", str(RUNNER), "job.json", "result.json"], cwd=tmp_path, capture_output=True, text=True,
+        command = [str(FAKES / "drive.py"), str(RUNNER)] if fakes else [str(RUNNER)]
+        done = subprocess.run([python, "-S", *command, "job.json", "result.json"], cwd=tmp_path, capture_output=True, text=True,
                               env={**kept, "PYTHONDONTWRITEBYTECODE": "1", **environment}, timeout=60)
-        assert (done.stdout, done.stderr) == ("", "")
+        assert done.stderr == "" and [line for line in done.stdout.splitlines() if not line.startswith("@rtseg {")] == []
+        said = [json.loads(line[len("@rtseg "):]) for line in done.stdout.splitlines()]
+        assert bool(said) <= bool(job.get("progress"))
         result = json.loads((tmp_path / "result.json").read_text())
         assert done.returncode == (0 if result["ok"] else 1)
-        return result
+        return dict(result, said=said) if said else result
     return run
 
 
@@ -115,22 +122,57 @@ def test_a_machine_without_tensorrt_is_told_how_to_get_it(python, run, tmp_path,
 # ---- probe
 
 
+GPU = {"name": "GeForce RTX 2080 Ti", "compute_capability": "7.5", "memory_bytes": 11554717696, "bus": "00000000:01:00.0", "driver": None, "cuda": "12.4"}
+
+
 @every_version
-def test_probe_tells_version_and_device(python, run, version):
+def test_probe_tells_versions_and_device(python, run, version):
     result = run(python, {"action": "probe"}, version)
-    assert result["ok"] and result["probe"]["tensorrt"] == api.RELEASES[version]
-    assert result["probe"]["gpu"] == {"name": "GeForce RTX 2080 Ti", "compute_capability": "7.5", "memory_bytes": 11554717696}
+    assert result["ok"], result
+    found, name = result["probe"], runtime(version)
+    assert (found[name], found[{"tensorrt": "tensorrt_rtx", "tensorrt_rtx": "tensorrt"}[name]]) == (api.RELEASES[version], None)
+    assert {**found["gpu"], "driver": None} == GPU
+    assert found["onnxruntime"] is None and found["providers"] == [] and found["python"] and found["cpu"] and found["cpus"] >= 1
+
+
+def test_probe_tells_of_onnxruntime_and_numpy_where_they_are(tmp_path):
+    (tmp_path / "job.json").write_text('{"action": "probe"}')
+    subprocess.run([sys.executable, str(RUNNER), "job.json", "result.json"], cwd=tmp_path, check=True, timeout=120)
+    found = json.loads((tmp_path / "result.json").read_text())["probe"]
+    assert found["numpy"] == np.__version__ and "CPUExecutionProvider" in found["providers"] and found["onnxruntime"]
 
 
 def test_probe_tells_why_there_is_no_device(python, run):
     result = run(python, {"action": "probe"}, "10.13", FAKE_CUDA="none")
-    assert "no CUDA-capable device" in result["probe"]["gpu"]["error"]
+    assert result["ok"] and "no CUDA-capable device" in result["probe"]["gpu"]["error"]
+
+
+def test_without_a_driver_there_is_no_device(python, run):
+    result = run(python, {"action": "probe", "runtime": None}, fakes=False)
+    if "name" in result["probe"]["gpu"]:
+        pytest.skip("there is a GPU here")
+    assert result["ok"] and "libcuda" in result["probe"]["gpu"]["error"]
 
 
 def test_probe_without_tensorrt_still_tells_of_the_machine(python, run):
     result = run(python, {"action": "probe", "runtime": "tensorrt"}, "rtx")
-    assert_told(result, "tensorrt")
+    assert_told(result, "no tensorrt on")
     assert result["probe"]["gpu"]["compute_capability"] == "7.5" and result["probe"]["python"]
+    assert result["probe"]["tensorrt_rtx"] == api.RELEASES["rtx"]
+
+
+def test_probe_brings_home_what_the_tools_print_even_one_that_never_ends(python, run, tmp_path):
+    tools = {"nvidia-smi": 'case "$*" in *event*) exit 2;; esac; echo "pci.bus_id, value"; echo "00000000:01:00.0, $2"',
+             "tegrastats": "echo 'RAM 1873/3830MB GR3D_FREQ 0%@114'; exec sleep 60", "nvpmodel": "echo 'NV Power Mode: MAXN'; echo 0"}
+    for name, text in tools.items():
+        (tmp_path / name).write_text("#!/bin/sh\n" + text + "\n")
+        (tmp_path / name).chmod(0o755)
+    begin = time.monotonic()
+    said = run(python, {"action": "probe"}, "8.2", PATH=f"{tmp_path}:{os.environ['PATH']}")["probe"]["said"]
+    assert time.monotonic() - begin < 20
+    assert said["nvpmodel -q"] == "NV Power Mode: MAXN\n0\n" and said["tegrastats --interval 200"].startswith("RAM 1873/3830MB")
+    smi = [text for command, text in said.items() if command.startswith("nvidia-smi")]
+    assert smi[0].splitlines()[0] == "pci.bus_id, value" and smi[1] is None and "throttle" in smi[2]
 
 
 # ---- build
@@ -138,12 +180,13 @@ def test_probe_without_tensorrt_still_tells_of_the_machine(python, run):
 
 @every_version
 def test_fp32_engine(python, build, version, tmp_path):
-    result, engine = build(python, version, {"layers": MIXED}, workspace_bytes=256 * MIB, progress="progress.json")
+    result, engine = build(python, version, {"layers": MIXED}, workspace_bytes=256 * MIB, progress=True)
     assert result["ok"], result
     assert (result["version"], result["runtime"]) == (api.RELEASES[version], runtime(version))
     assert result["layers"] == {"fp16": 0, "fp32": 2, "fp32_names": ["conv1", "conv2"]}
+    assert result["gpu"]["name"] == GPU["name"] and result["flags"] == [] and result["timing_cache_sha256"] is None and "tactics" not in result
     assert result["bytes"] == (tmp_path / "net.engine").stat().st_size and result["build_seconds"] >= 0
-    assert json.loads((tmp_path / "progress.json").read_text())["stage"] == "building"
+    assert [event["stage"].split()[0] for event in result["said"]] == ["parsing", "building"]
     assert engine["config"]["flags"] == []                                  # neither FP16 nor TF32, which is on by default
     assert "EXPLICIT_BATCH" in engine["network_flags"] or version not in ("8.2", "8.6")
     assert engine["config"]["compute_capabilities"] == []
@@ -211,10 +254,10 @@ def test_compute_capability_is_refused_where_it_cannot_be_set(python, build, ver
 @every_version
 def test_parser_errors_come_home(python, build, version, tmp_path):
     errors = ["In node 3: no importer for HardSwish", "In node 9: bad Resize"]
-    result, engine = build(python, version, {"layers": MIXED, "parse_errors": errors}, progress="progress.json")
+    result, engine = build(python, version, {"layers": MIXED, "parse_errors": errors}, progress=True)
     assert_told(result, *errors, api.RELEASES[version])
     assert engine is None
-    assert json.loads((tmp_path / "progress.json").read_text())["stage"] == "parsing"       # nobody tried to build it
+    assert [event["stage"] for event in result["said"]] == ["parsing"]       # nobody tried to build it
 
 
 def test_a_parser_error_of_several_lines_becomes_one(build):
@@ -242,6 +285,294 @@ def test_the_builders_reason_comes_home(python, build, version):
 def test_whatever_else_goes_wrong_comes_home_too(python, run):
     result = run(python, {"action": "build", "onnx": "absent.onnx"}, "10.13")
     assert result["ok"] is False and "absent.onnx" in result["error"]
+
+
+def test_tf32_stays_where_it_is_asked_for(build):
+    result, engine = build(sys.executable, "11.1", {"layers": MIXED}, tf32=True)
+    assert result["flags"] == engine["config"]["flags"] == ["TF32"]
+
+
+@pytest.mark.parametrize("version, level", [("8.2", None), ("8.6", 5), ("11.1", 5)])
+def test_the_optimisation_level_goes_where_there_is_one_and_is_told(python, build, version, level):
+    result, engine = build(python, version, {"layers": MIXED}, optimization_level=5)
+    assert result["optimization_level"] == engine["config"]["level"] == level
+
+
+TIMING = b"GeForce RTX 2080 Ti:"
+
+
+@pytest.mark.parametrize("version", VERSIONS[:-1])
+@pytest.mark.parametrize("before, kept", [(None, True), (TIMING + b" old", True), (b"Jetson TX2: old", False), (b"garbage", False)])
+def test_a_timing_cache_is_read_and_written_back_unless_it_is_another_devices(build, tmp_path, version, before, kept):
+    if before:
+        (tmp_path / "cache").write_bytes(before)
+    result, _ = build(sys.executable, version, {"layers": MIXED}, timing_cache="cache")
+    assert (tmp_path / "cache").read_bytes() == (before if before and kept else TIMING) + b" conv1 conv2 argmax"
+    assert len(result["timing_cache_sha256"]) == 64
+    assert any("another device" in message for message in result["messages"]) is not kept
+
+
+def test_rtx_never_touches_a_timing_cache(build, tmp_path):
+    result, _ = build(sys.executable, "rtx", {"layers": MIXED}, timing_cache="cache", compute_capability="7.5")
+    assert result["ok"] and result["timing_cache_sha256"] is None and not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("version", WEAK)
+def test_layers_kept_in_fp32_are_held_to_it(python, build, version):
+    result, engine = build(python, version, {"layers": MIXED, "shapes": ["conv2"]}, precision="fp16", keep_fp32=["conv1", "conv2", "argmax"])
+    assert result["ok"], result
+    assert result["kept_fp32"] == ["conv1"] and "OBEY_PRECISION_CONSTRAINTS" in result["flags"]
+    assert engine["layers"] == [["conv1", "FLOAT"], ["conv2", "HALF"], ["argmax", "INT32"]]
+    assert result["layers"] == {"fp16": 1, "fp32": 1, "fp32_names": ["conv1"]}
+
+
+def test_a_layer_that_is_not_there_cannot_be_kept(build):
+    result, engine = build(sys.executable, "8.2", {"layers": MIXED}, precision="fp16", keep_fp32=["conv1", "conv9"])
+    assert_told(result, "no layer called conv9")
+    assert "conv1" in result["fix"] and engine is None
+
+
+@pytest.mark.parametrize("version", STRONG)
+def test_where_types_are_the_graphs_it_must_carry_the_casts(build, version):
+    result, engine = build(sys.executable, version, {"layers": TYPED}, precision="fp16", keep_fp32=["conv1"])
+    assert_told(result, "types from the graph")
+    assert "casts" in result["fix"] and engine is None
+
+
+SOURCES = ["CUBLAS", "CUBLAS_LT", "CUDNN"]
+
+
+@pytest.mark.parametrize("version, preview", [("8.2", {}), ("8.6", {"DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805": False}), ("10.13", {})])
+def test_external_tactics(python, build, version, preview):
+    _, engine = build(python, version, {"layers": MIXED}, tactics="external")
+    assert (engine["config"]["sources"], engine["config"]["preview"]) == (SOURCES, preview)
+    assert build(python, version, {"layers": MIXED})[1]["config"]["sources"] is None
+
+
+@pytest.mark.parametrize("faster, slower", [("default", "external"), ("external", "default")])
+def test_of_both_tactics_the_faster_is_kept(build_with_numpy, faster, slower):
+    seconds = {faster: 1 / 512, slower: 1 / 256}
+    result, engine = build_with_numpy("8.6", {"layers": MIXED, "seconds": seconds}, tactics="both")
+    assert result["ok"], result
+    assert bool(engine["config"]["sources"]) == (faster == "external")
+    assert result["tactics"] == {faster: pytest.approx(1e3 / 512 + 0.122, rel=0.01), slower: pytest.approx(1e3 / 256 + 0.122, rel=0.01), "chosen": faster}
+
+
+@pytest.mark.parametrize("version", STRONG)
+def test_external_tactics_are_refused_where_there_are_none(build, version):
+    result, engine = build(sys.executable, version, {"layers": MIXED}, tactics="external")
+    assert_told(result, "no external tactics")
+    assert engine is None
+
+
+def test_memory_that_runs_out_names_the_workspace_to_try(build):
+    result, _ = build(sys.executable, "8.2", {"layers": MIXED, "fail": "[convBaseRunner.cpp] Error Code 1: Cuda Runtime (out of memory)"})
+    assert "--workspace 256" in result["fix"]
+
+
+# ---- sessions: load, infer, time
+
+
+@pytest.fixture(scope="session")
+def numpy36(tmp_path_factory):
+    """A folder with a numpy for Python 3.6 and x86-64."""
+    folder = tmp_path_factory.mktemp("numpy36")
+    zipfile.ZipFile(downloaded("numpy==1.19.5", "3.6", folder)).extractall(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def numpys(python, request):
+    """Where this Python's numpy lies."""
+    return request.getfixturevalue("numpy36") if python != sys.executable else str(Path(np.__file__).parent.parent)
+
+
+@pytest.fixture
+def build_with_numpy(python, numpys, run, tmp_path):
+    def build(version, graph, **job):
+        (tmp_path / "graph.onnx").write_text(json.dumps(graph))
+        result = run(python, dict({"action": "build"}, **job), version, numpys=numpys)
+        return result, json.loads((tmp_path / "net.engine").read_text()) if result["ok"] else None
+    return build
+
+
+PICTURE = np.random.default_rng(0).standard_normal((1, 3, 4, 6), np.float32)
+
+
+@pytest.fixture
+def session(python, numpys, run, build, tmp_path):
+    """Build an engine and do something with it on one picture; returns (result, labels)."""
+    def session(version, action, graph=None, **more):
+        result, _ = build(python, version, dict({"layers": MIXED}, **(graph or {})))
+        assert result["ok"], result
+        np.save(tmp_path / "0.npy", more.pop("picture", PICTURE))
+        environment = {name: more.pop(name) for name in [*more] if name.isupper()}
+        job = {"action": action, "backend": runtime(version), "artifact": "net.engine", "inputs": ["0.npy"], "labels": ["labels.npy"], "iterations": 20,
+               "described": {"input": "normalised", "precision": "fp32"}, **more}
+        result = run(python, job, version, numpys=numpys, **environment)
+        return result, np.load(tmp_path / "labels.npy") if (tmp_path / "labels.npy").exists() else None
+    return session
+
+
+@every_version
+def test_an_engine_labels(session, version):
+    result, labels = session(version, "infer", progress=True)
+    assert result["ok"], result
+    assert result["said"] == [{"stage": "image 1 of 1", "done": 0.0}]
+    assert (labels == PICTURE.argmax(1)[0]).all() and labels.dtype == np.uint8
+    assert result["environment"]["backend"] == runtime(version) and result["environment"]["boundary"].startswith("network: normalised input")
+
+
+@pytest.mark.parametrize("version, kind", [("8.6", "UINT8"), ("8.6", "HALF"), ("10.13", "INT64"), ("11.1", "FLOAT")])
+def test_every_type_of_output_comes_home(session, version, kind):
+    shape = [1, 3, 4, 6] if kind in ("HALF", "FLOAT") else [1, 4, 6]
+    result, labels = session(version, "infer", {"tensors": [["input", True, "FLOAT", [1, 3, 4, 6]], ["output", False, kind, shape]]})
+    assert result["ok"], result
+    assert (labels == PICTURE.argmax(1)[0]).all()
+
+
+@pytest.mark.parametrize("picture", [PICTURE[:, :, :2], PICTURE.astype(np.float16)])
+def test_another_input_than_the_engines_is_refused(session, picture):
+    result, _ = session("10.13", "infer", picture=picture)
+    assert_told(result, "float32 [1, 3, 4, 6]", str(picture.dtype), str(list(picture.shape)))
+
+
+@every_version
+def test_time_by_the_host_by_events_until_the_call_returns_and_back_to_back(session, version):
+    """By the fake's clock: the device takes 1/1024 s a step, and the host 1/8192 s to ask for it."""
+    result, labels = session(version, "time", progress=True)
+    assert result["ok"], result
+    assert result["seconds"] == [9 / 8192] * 20 and result["device_seconds"] == pytest.approx([9 / 8192] * 20)
+    assert result["enqueue_seconds"] == [1 / 8192] * 20
+    assert result["back_to_back_seconds"] == pytest.approx(20 / 1024 + 1 / 8192)
+    assert len(result["warmup_seconds"]) >= runner.WARMUP_STEPS and (labels == PICTURE.argmax(1)[0]).all()
+    assert [event["stage"] for event in result["said"]] == ["warming up", "timing"]
+    assert result["said"][1]["expected_s"] == pytest.approx(3 * 20 * 9 / 8192)
+
+
+@pytest.mark.parametrize("version", ["8.2", "11.1"])
+def test_a_step_that_does_not_wait_for_the_device_is_found(session, version):
+    result, labels = session(version, "time", FAKE_CUDA="unsynchronised")
+    assert_told(result, "a step took", "did not wait for the device")
+    assert "seconds" not in result and labels is None
+
+
+def test_steps_back_to_back_that_do_not_wait_are_found(monkeypatch):
+    class Session:
+        now, free, asked = 0.0, 0.0, 0
+
+        def enqueue(self):
+            self.now, self.free, self.asked = self.now + 1, max(self.now + 1, self.free) + 8, self.asked + 1
+
+        def record(self, number):
+            self.begin, self.end = (max(self.now, self.free), 0) if number == 0 else (self.begin, max(self.now, self.free))
+
+        def synchronise(self):
+            self.now = self.now if self.asked > 10 else self.free
+
+        def elapsed(self):
+            return self.end - self.begin
+
+    session = Session()
+    monkeypatch.setattr(runner.clock_steps, "__defaults__", (lambda: session.now,))
+    with pytest.raises(runner.JobError, match="back to back"):
+        runner.device_times(session, [9.0] * 10)
+
+
+def test_a_cuda_graph_is_launched_at_once(session):
+    result, labels = session("8.6", "time", cuda_graph=True)
+    assert result["ok"], result
+    assert result["enqueue_seconds"] == [1 / 65536] * 20 and (labels == PICTURE.argmax(1)[0]).all()
+
+
+def test_a_driver_without_graphs_says_so(session):
+    assert_told(session("8.2", "time", cuda_graph=True, FAKE_CUDA="old")[0], "cuStreamBeginCapture_v2")
+
+
+@pytest.mark.parametrize("fault, words", [("none", "no CUDA-capable device"), ("full", "out of memory")])
+def test_a_gpu_that_cannot_is_told(session, fault, words):
+    result, _ = session("8.6", "infer", FAKE_CUDA=fault)
+    assert_told(result, words)
+    assert ("--workspace 256" in result["fix"]) == (fault == "full")
+
+
+@every_version
+def test_load_tells_what_goes_in_and_comes_out(python, run, build, version):
+    build(python, version, {"layers": MIXED})
+    result = run(python, {"action": "load", "artifact": "net.engine"}, version)
+    assert result["ok"], result
+    assert result["inputs"] == [{"name": "input", "input": True, "type": "float32", "shape": [1, 3, 4, 6]}]
+    assert result["outputs"] == [{"name": "output", "input": False, "type": "int32", "shape": [1, 4, 6]}]
+
+
+@pytest.mark.parametrize("change, words", [({"version": "8.2"}, "version"), ({"device": "Jetson TX2"}, "incompatible device"), (None, "Magic tag")])
+def test_an_engine_from_elsewhere_is_refused_with_the_reason(python, run, build, tmp_path, change, words):
+    _, engine = build(python, "10.13", {"layers": MIXED})
+    (tmp_path / "net.engine").write_text(json.dumps({**engine, **change}) if change else "no engine")
+    result = run(python, {"action": "load", "artifact": "net.engine"}, "10.13")
+    assert_told(result, words, api.RELEASES["10.13"])
+    assert "build it here" in result["fix"]
+
+
+def test_without_numpy_nothing_is_fed(python, run, build):
+    build(python, "8.2", {"layers": MIXED})
+    job = {"backend": "tensorrt", "artifact": "net.engine", "inputs": ["0.npy"], "labels": ["l.npy"], "iterations": 2}
+    for action in ("infer", "time"):
+        result = run(python, {"action": action, **job}, "8.2")
+        assert_told(result, "no numpy on")
+        assert "python3-numpy" in result["fix"]
+
+
+def test_without_onnxruntime_it_is_told(python, run):
+    result = run(python, {"action": "infer", "backend": "onnxruntime-cpu", "artifact": "x", "threads": None, "described": {}}, fakes=False)
+    assert_told(result, "no onnxruntime on")
+    assert "install" in result["fix"]
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_a_provider_that_is_not_used_is_an_error(artifact, backend, monkeypatch):
+    monkeypatch.setattr(runner, "Stream", None)
+    monkeypatch.setattr(runner.OnnxRuntimeOnGpu, "__init__", runner.OnnxRuntime.__init__)
+    with pytest.raises(runner.JobError, match="cannot use .*only CPUExecutionProvider") as error:
+        runner.OnnxRuntimeOnGpu({"backend": backend, "artifact": str(artifact), "threads": 1, "described": {"input": "normalised", "precision": "fp32"}})
+    assert "onnxruntime-gpu" in error.value.answer["fix"]
+
+
+def test_a_full_disk_is_told(run, build, tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    (tmp_path / "net.engine.part").symlink_to("/dev/full")
+    result, engine = build(sys.executable, "8.2", {"layers": MIXED})
+    assert_told(result, "No space left")
+    assert "free some space" in result["fix"] and engine is None and not (tmp_path / "net.engine.part").is_symlink()
+
+
+def started(python, tmp_path, **job):
+    """A worker that reads its input from a pipe, which is never written to."""
+    os.mkfifo(tmp_path / "graph.onnx")
+    (tmp_path / "job.json").write_text(json.dumps({"action": "build", "runtime": "tensorrt", "onnx": "graph.onnx", "engine": "e", "precision": "fp32", **job}))
+    return subprocess.Popen([python, "-S", str(FAKES / "drive.py"), str(RUNNER), "job.json", "result.json"], cwd=tmp_path, stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE, env={**os.environ, "FAKE_TENSORRT": "8.2", "PYTHONPATH": str(FAKES)})
+
+
+def test_on_a_leash_it_ends_with_whoever_started_it(python, tmp_path):
+    process = started(python, tmp_path, leash=True)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    process.stdin.close()
+    assert process.wait(10) == 4 and not (tmp_path / "result.json").exists()
+    process.stdout.close()
+
+
+def test_nobody_reads_how_far_it_is(python, tmp_path):
+    (tmp_path / "wait").mkdir()
+    process = started(python, tmp_path, progress=True)
+    process.stdout.readline()
+    process.stdout.close()
+    with open(tmp_path / "graph.onnx", "w") as pipe:
+        pipe.write(json.dumps({"layers": MIXED}))
+    assert process.wait(10) == 4 and not (tmp_path / "result.json").exists()
+    process.stdin.close()
 
 
 # ---- the fakes: a name that a version has not is not there, or no test above could fail
@@ -317,30 +648,14 @@ def test_the_fake_inspector_tells_what_the_build_lets_it_tell(version, bindings,
 # ---- the clock
 
 
-def test_clocked_gives_the_durations_and_nothing_beside_them():
-    now, planted, collecting = [100.0], [0.5, 0.25, 2.0, 0.125], []
+def test_the_clock_gives_the_durations_and_nothing_beside_them():
+    now, planted, calls = [100.0], [0.5, 0.25, 2.0, 0.125], []
 
     def step():
-        now[0] += planted[len(collecting)]
-        collecting.append(gc.isenabled())
+        now[0] += planted[len(calls)]
+        calls.append(1)
 
-    assert runner.clocked(step, 4, lambda: now[0]) == planted
-    assert collecting == [False] * 4 and gc.isenabled()
-
-
-def test_clocked_leaves_the_garbage_collector_as_it_was():
-    def step():
-        raise ValueError("no step")
-
-    with pytest.raises(ValueError):
-        runner.clocked(step, 3)
-    assert gc.isenabled()
-    gc.disable()
-    try:
-        runner.clocked(lambda: None, 1)
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
+    assert runner.clock_steps(step, 4, lambda: now[0]) == planted
 
 
 # Binary fractions of a second add up without rounding.
@@ -374,10 +689,14 @@ def imports():
 
 def test_the_runner_is_written_in_python_36():
     ast.parse(RUNNER.read_text(), feature_version=(3, 6))
+    vermin = shutil.which("vermin", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if vermin is None:
+        pytest.skip("vermin is not installed: pip install 'rtseg-deploy[dev]'")
+    done = subprocess.run([vermin, "-t=3.6-", "--violations", str(RUNNER)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_runner_needs_nothing_installed():
     newer = {"contextvars", "dataclasses", "graphlib", "tomllib", "zoneinfo"}
-    lazy = {"tensorrt", "tensorrt_rtx", "pycuda", "numpy"}
     for name, line, top in imports():
-        assert name in sys.stdlib_module_names - newer or (name in lazy and not top), f"line {line} imports {name}"
+        assert name in sys.stdlib_module_names - newer and top, f"line {line} imports {name}"

@@ -1,135 +1,128 @@
 """Reads job.json, does one thing on this machine, writes result.json:  python3 runner.py job.json result.json
 
-One file for every device: Python 3.6, the standard library, tensorrt or tensorrt_rtx, pycuda; numpy where arrays are read.
-It imports nothing else of rtseg-deploy, so it can be copied to a Jetson and run there by itself.
-
-A job is an object with "action" (probe, build, infer or time) and what the action's function reads. The result has "ok"; a failure
-is a result too, with "error" and "fix". Exit status 0 or 1 says the same. TensorRT's names are looked up before they are used:
-8.2, 8.6, 10, 11 and RTX share few of them, and enum numbers were changed between versions.
+One file for every device: Python 3.6, the standard library, CUDA's driver, tensorrt or tensorrt_rtx; numpy where arrays are read, onnxruntime
+where it is asked for. It imports nothing else of rtseg-deploy, so it can be copied to a Jetson and run there by itself. A job has "action"
+(probe, build, load, infer or time) and what the action's function reads; a result has "ok", and a failure "error" and "fix". Exit status 0
+or 1 says the same; 4: whoever waited is gone. With "progress", lines of "@rtseg " and JSON on stdout tell how far it is. TensorRT's names
+are looked up before they are used: 8.2, 8.6, 10, 11 and RTX share few of them, and enum numbers were changed between versions.
 """
-import errno
 import gc
+import glob
+import hashlib
 import importlib
+import io
 import json
 import os
 import platform
+import re
+import resource
+import subprocess
 import sys
 import threading
 import time
+from ctypes import byref, c_char_p, c_float, c_int, c_size_t, c_void_p, cdll, create_string_buffer
+from functools import partial
+from pathlib import Path
+from statistics import median
 
-REPORT = b"@rtseg "                 # begins a line that says how far the job is
-
-SESSIONS = ("onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt_rtx")
-
-# warm up for at least so many steps and seconds, but no longer than either limit
+REPORT = b"@rtseg "                         # begins a line that says how far the job is
+PROVIDERS = {"onnxruntime-tensorrt": "TensorrtExecutionProvider", "onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-cpu": "CPUExecutionProvider"}
+SESSIONS = (*PROVIDERS, "tensorrt", "tensorrt_rtx")
 WARMUP_STEPS, WARMUP_SECONDS, WARMUP_STEPS_LIMIT, WARMUP_SECONDS_LIMIT = 50, 2.0, 2000, 30.0
-
+TACTICS_STEPS, HOST_OF_DEVICE = 50, 0.95    # a host's clock that shows less than this share of the device's did not wait for it
+CUDA = "libcuda.so.1"                       # the driver's own library: it is wherever a GPU works, and needs no package
+BOUNDARY = "network: %s input and its output in %s memory"
+INSTALL = {"tensorrt": "on a Jetson: sudo apt-get install python3-libnvinfer; elsewhere: pip install tensorrt", "tensorrt_rtx": "pip install tensorrt-rtx",
+           "numpy": "pip install numpy; on a Jetson: sudo apt-get install python3-numpy", "onnxruntime": "pip install onnxruntime (CPU) or onnxruntime-gpu"}
+REMEDIES = {"out ?of ?memory|could not be allocated": "free memory on the GPU, or build with less of it: --workspace 256 (MiB)",
+            "no space left|quota exceeded|file too large": "nothing half-written was left; free some space"}
+SMI = "nvidia-smi --format=csv --query-gpu=pci.bus_id,"
+COMMANDS = (SMI + "clocks.sm,clocks.mem,clocks.max.sm,temperature.gpu,power.draw,power.limit,pstate", SMI + "clocks_event_reasons.active",
+            SMI + "clocks_throttle_reasons.active", "nvpmodel -q", "tegrastats --interval 200")     # reasons: by their name of today, and the old one
 
 class JobError(Exception):
     """Something that the user can mend: what happened, and what to type."""
-
     def __init__(self, error, fix="", **facts):
-        Exception.__init__(self, error)
-        self.answer = dict(facts, ok=False, error=error, fix=fix)
+        Exception.__init__(self, " ".join(error.split()))
+        fix = next((better for pattern, better in REMEDIES.items() if re.search(pattern, error, re.IGNORECASE)), fix)
+        self.answer = dict(facts, ok=False, error=str(self), fix=fix)
 
+def refuse(wrong, error, fix):
+    if wrong:
+        raise JobError(error, fix)
 
 def main(argv, open_session=None):
-    """Answer one job; returns the exit status."""
-    job_path, result_path = argv
-    with open(job_path) as file:
-        job = json.load(file)
-    if job.get("leash"):
-        threading.Thread(target=leash, daemon=True).start()
-    result = answer(job, open_session)
-    write(result_path, json.dumps(result).encode())
+    """Answer one job; returns the exit status. open_session(job), where given, opens what infer and time work on in place of the runner."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"       # ONNX Runtime 1.29 and newer report to their maker unless told not to beforehand
+    job = json.loads(Path(argv[0]).read_bytes().decode())
+    if job.get("leash"):    # whoever started this holds the other end of stdin, and a cut connection closes it
+        threading.Thread(target=lambda: [list(iter(lambda: os.read(0, 1), b"")), os._exit(4)], daemon=True).start()
+    try:
+        given = [(open_session or own_session)(job)] if job["action"] in ("infer", "time") else []
+        result = dict({"probe": probe, "build": build, "load": load, "infer": infer, "time": time_steps}[job["action"]](job, *given), ok=True)
+    except JobError as error:
+        result = error.answer
+    except BrokenPipeError:     # nobody reads how far it is
+        os._exit(4)
+    except Exception as error:  # the one place: whatever a driver, a parser or a disk throws must come home as a result
+        where = getattr(error, "filename", None) or ("writing" if isinstance(error, OSError) else type(error).__name__)
+        result = JobError("%s: %s" % (where, getattr(error, "strerror", None) or error)).answer
+    write(argv[1], json.dumps(result).encode())
     return 0 if result["ok"] else 1
-
-
-def leash():
-    """End at once when whoever started this is gone: its end of standard input is closed then."""
-    while os.read(0, 1):            # not sys.stdin: a thread that waits there stops the interpreter from ending
-        pass
-    os._exit(4)
-
 
 def write(path, data):
     """Write a file, whole or not at all."""
-    part = path + ".part"
     try:
-        with open(part, "wb") as file:
+        with open(path + ".part", "wb") as file:
             file.write(data)
-        os.replace(part, path)
+        os.replace(path + ".part", path)
     finally:
-        if os.path.exists(part):
-            os.remove(part)
-
-
-def answer(job, open_session=None):
-    """The result of a job. open_session(job) gives what infer and time work on."""
-    try:
-        if job["action"] in ("infer", "time"):
-            return dict({"infer": infer, "time": time_steps}[job["action"]](job, (open_session or own_session)(job)), ok=True)
-        return dict({"probe": probe, "build": build}[job["action"]](job), ok=True)
-    except JobError as error:
-        return error.answer
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        return {"ok": False, "error": "%s: %s" % (error.filename or "writing", error.strerror or error),
-                "fix": "nothing half-written was left; free some space" if full else ""}
-    except Exception as error:  # the one place: whatever a driver or a parser throws must come home as a result
-        return {"ok": False, "error": "%s: %s" % (type(error).__name__, error), "fix": ""}
-
+        if os.path.exists(path + ".part"):
+            os.remove(path + ".part")
 
 def report(job, **event):
     """Say how far the job is, for whoever waits for it. Never called while the clock runs."""
     if job.get("progress"):
-        sys.stdout.write(REPORT.decode() + json.dumps(event) + "\n")
-        sys.stdout.flush()
+        os.write(1, REPORT + json.dumps(event).encode() + b"\n")
 
+def need(module, **facts):
+    """A module that must be here. Raises JobError with the way to get it."""
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError) as error:  # not there, or one of its libraries is not
+        where = "%s (Python %s)" % (platform.node() or "this machine", platform.python_version())
+        raise JobError("no %s on %s: %s" % (module, where, error), INSTALL.get(module, ""), **facts) from None
 
-# ---- time and infer: a session has feed(array), step(), output(), and facts() for the record
-
-
+# ---- time and infer: a session has feed(array), step() that is complete when it returns, output(), and facts() for the record; one on a
+# GPU has enqueue() that returns at once, synchronise(), record(0 or 1) of two events, elapsed() between them, and capture()
 def time_steps(job, session):
     """Time `iterations` steps one by one after a warm-up. Samples are seconds by the host's clock, each step complete when it returns."""
-    import numpy
     report(job, stage="warming up")
-    session.feed(numpy.load(job["inputs"][0]))
+    session.feed(need("numpy").load(job["inputs"][0]))
+    on_gpu = hasattr(session, "enqueue")
+    if job.get("cuda_graph"):
+        refuse(not on_gpu, "%s has no CUDA graphs" % job["backend"], "time it without")
+        session.capture()
+    gc.disable()
     warmup = warm_up(session.step)
-    report(job, stage="timing", expected_s=job["iterations"] * sorted(warmup)[len(warmup) // 2])
-    faults = minor_faults()
-    samples = clocked(session.step, job["iterations"])
-    faults = minor_faults() - faults
+    report(job, stage="timing", expected_s=(3 if on_gpu else 1) * job["iterations"] * median(warmup))
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt         # memory taken anew in the timed part costs time on a CPU
+    seconds = clock_steps(session.step, job["iterations"])
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+    more = device_times(session, seconds) if on_gpu else {}
     save_labels(session.output(), job["labels"][0])
-    return {"seconds": samples, "warmup_seconds": warmup, "minor_faults": faults, "environment": dict(environment(), **session.facts())}
-
+    return dict(more, seconds=seconds, warmup_seconds=warmup, minor_faults=faults, environment=dict(environment(), **session.facts()))
 
 def warm_up(step, clock=time.perf_counter):
-    """Run until the step is warm (see the limits above). Returns the samples."""
-    begin, samples = clock(), []
-    while True:
+    """Run for at least so many steps and so many seconds, but no longer than either limit. Returns the samples."""
+    begin, samples, elapsed = clock(), [], 0
+    while elapsed < WARMUP_SECONDS_LIMIT and len(samples) < WARMUP_STEPS_LIMIT and (elapsed < WARMUP_SECONDS or len(samples) < WARMUP_STEPS):
         samples += clock_steps(step, 1, clock)
         elapsed = clock() - begin
-        if elapsed >= WARMUP_SECONDS_LIMIT or len(samples) >= WARMUP_STEPS_LIMIT:
-            return samples
-        if elapsed >= WARMUP_SECONDS and len(samples) >= WARMUP_STEPS:
-            return samples
+    return samples
 
-
-def clocked(step, iterations, clock=time.perf_counter):
-    """Seconds of each of `iterations` calls of step(), the garbage collector held off."""
-    gc.collect()
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        return clock_steps(step, iterations, clock)
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def clock_steps(step, iterations, clock):
-    """The timing loop, the only one."""
+def clock_steps(step, iterations, clock=time.perf_counter):
+    """Seconds of each of `iterations` calls of step(). The timing loop, the only one."""
     samples = [0.0] * iterations
     for i in range(iterations):
         begin = clock()
@@ -137,298 +130,370 @@ def clock_steps(step, iterations, clock):
         samples[i] = clock() - begin
     return samples
 
+def device_times(session, seconds):
+    """Seconds by CUDA events, by the host until a call returns, and of all steps back to back: in steps of their own, for events cost time."""
+    def bracketed(times):
+        session.record(0)
+        samples = clock_steps(session.enqueue, times)
+        session.record(1)
+        session.synchronise()
+        return samples
+    enqueue, device = zip(*((bracketed(1)[0], session.elapsed()) for _ in seconds))
+    (total,) = clock_steps(lambda: bracketed(len(seconds)), 1)
+    for what, host, events in (("a step", median(seconds), median(device)), ("all steps back to back", total, session.elapsed())):
+        refuse(host < HOST_OF_DEVICE * events, "%s took %.4g ms by the host's clock and %.4g ms by the device's events: the host did not wait for the device"
+               % (what, host * 1e3, events * 1e3), "no figure is given; if the device changed its clock meanwhile, lock it and time again")
+    return {"device_seconds": device, "enqueue_seconds": enqueue, "back_to_back_seconds": total}
 
 def infer(job, session):
     """Labels of each input, one file each."""
-    import numpy
     for number, (source, goal) in enumerate(zip(job["inputs"], job["labels"])):
         report(job, stage="image %d of %d" % (number + 1, len(job["inputs"])), done=number / len(job["inputs"]))
-        session.feed(numpy.load(source))
+        session.feed(need("numpy").load(source))
         session.step()
         save_labels(session.output(), goal)
     return {"environment": dict(environment(), **session.facts())}
 
-
 def save_labels(output, goal):
     """Write H x W labels: the output itself, or the argmax of 1 x classes x H x W logits. None is written for no output."""
-    import numpy
-    if output is None:
-        return
-    if output.ndim == 4:
-        if not numpy.isfinite(output).all():
-            raise JobError("the network's output is not finite", "check the precision: FP16 may overflow; try FP32")
-        output = output.argmax(1)
-    numpy.save(goal, output[0].astype(numpy.uint8 if output.max() < 256 else numpy.int32))
+    if output is not None:
+        numpy, data = need("numpy"), io.BytesIO()
+        if output.ndim == 4:
+            refuse(not numpy.isfinite(output).all(), "the network's output is not finite", "check the precision: FP16 may overflow; try FP32")
+            output = output.argmax(1)
+        numpy.save(data, output[0].astype(numpy.uint8 if output.max() < 256 else numpy.int32))
+        write(goal, data.getvalue())    # numpy, writing by itself, does not say that the disk is full
 
+def own_session(job):
+    if job["backend"] in PROVIDERS:
+        return OnnxRuntime(job) if job["backend"] == "onnxruntime-cpu" else OnnxRuntimeOnGpu(job)
+    return TensorRT(Log(need(job["backend"])), Path(job["artifact"]).read_bytes(), job)
 
-def minor_faults():
-    """Pages given to this process so far: memory taken anew in the timed part costs time on a CPU."""
+def cuda(function, *arguments):
+    """Call CUDA's driver. Handles and addresses go as c_void_p: a plain number would lose its upper half. Raises JobError with its reason."""
     try:
-        import resource
-    except ImportError:
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        status = getattr(cdll[CUDA], function)(*arguments)
+    except (OSError, AttributeError) as error:
+        raise JobError("no CUDA driver, or an old one: %s" % error, "install NVIDIA's driver; a Jetson has it from JetPack") from None
+    if status:
+        reason = c_char_p()
+        cdll[CUDA].cuGetErrorString(status, byref(reason))
+        raise JobError("%s: %s" % (function, (reason.value or b"error %d" % status).decode()), "see whether the GPU is there and free: nvidia-smi")
 
+class Stream:
+    """A CUDA stream with two events, in the context that TensorRT and ONNX Runtime use."""
+    def __init__(self):
+        context, self.stream, self.events = c_void_p(), c_void_p(), (c_void_p(), c_void_p())
+        cuda("cuInit", 0)
+        cuda("cuDevicePrimaryCtxRetain", byref(context), 0)
+        cuda("cuCtxSetCurrent", context)
+        cuda("cuStreamCreate", byref(self.stream), 0)
+        for event in self.events:
+            cuda("cuEventCreate", byref(event), 0)
+
+    def step(self):
+        self.enqueue()
+        self.synchronise()
+    def synchronise(self):
+        cuda("cuStreamSynchronize", self.stream)
+    def record(self, number):
+        cuda("cuEventRecord", self.events[number], self.stream)
+    def elapsed(self):
+        ms = c_float()          # milliseconds between the events; seconds are returned
+        cuda("cuEventSynchronize", self.events[1])
+        cuda("cuEventElapsedTime", byref(ms), *self.events)
+        return ms.value / 1e3
+
+    def capture(self):
+        """From here on a step is the launch of one CUDA graph."""
+        graph, run = c_void_p(), c_void_p()
+        self.step()                                         # what is set up at first cannot be captured
+        cuda("cuStreamBeginCapture_v2", self.stream, 1)     # 1: of this thread alone
+        self.enqueue()
+        cuda("cuStreamEndCapture", self.stream, byref(graph))
+        cuda("cuGraphInstantiate", byref(run), graph, None, None, c_size_t(0))  # by CUDA 10's form, which drivers keep
+        self.enqueue = partial(cuda, "cuGraphLaunch", run, self.stream)
+
+class TensorRT(Stream):
+    """An engine with its buffers on the device: a step is the network alone."""
+    def __init__(self, log, plan, job):
+        Stream.__init__(self)
+        self.log, self.job, self.engine = log, job, log.deserialised(plan)
+        self.context = context = self.engine.create_execution_context()
+        refuse(context is None, "the engine cannot be run: %s" % log.reason(), "free memory on the GPU")
+        self.tensors = tensors_of(log.trt, self.engine)
+        for tensor in self.tensors:
+            tensor.update(array=need("numpy").zeros(tensor["shape"], tensor["type"]), place=c_void_p())
+            cuda("cuMemAlloc_v2", byref(tensor["place"]), c_size_t(tensor["array"].nbytes))
+        if hasattr(context, "set_tensor_address"):          # 8.5 on
+            for tensor in self.tensors:
+                context.set_tensor_address(tensor["name"], tensor["place"].value)
+            self.launch = partial(context.execute_async_v3, self.stream.value)
+        else:
+            self.launch = partial(context.execute_async_v2, [tensor["place"].value for tensor in self.tensors], self.stream.value)
+
+    def feed(self, array):
+        tensor = next(tensor for tensor in self.tensors if tensor["input"])
+        takes, given = ("%s %s" % (tensor["type"], tensor["shape"]), "%s %s" % (array.dtype, list(array.shape)))
+        refuse(takes != given, "the engine takes %s, not %s" % (takes, given), "build it from the ONNX file of that input and size")
+        tensor["array"][:] = array                          # in one piece, as the copy needs it
+        cuda("cuMemcpyHtoD_v2", tensor["place"], c_void_p(tensor["array"].ctypes.data), c_size_t(array.nbytes))
+
+    def enqueue(self):
+        if not self.launch():
+            raise JobError("the engine does not run: %s" % self.log.reason(), "see the message")
+    def output(self):
+        tensor = next(tensor for tensor in self.tensors if not tensor["input"])
+        cuda("cuMemcpyDtoH_v2", c_void_p(tensor["array"].ctypes.data), tensor["place"], c_size_t(tensor["array"].nbytes))
+        return tensor["array"]
+    def facts(self):
+        return dict(self.log.about(), backend=self.job["backend"], boundary=BOUNDARY % (self.job["described"]["input"], "device"))
+
+def tensors_of(trt, engine):
+    """Name, direction, numpy's type and shape of each input and output, in the engine's order."""
+    if hasattr(engine, "num_io_tensors"):                   # 8.5 on
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        rows = [(n, engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT, engine.get_tensor_dtype(n).name, engine.get_tensor_shape(n)) for n in names]
+    else:
+        rows = [(engine.get_binding_name(i), engine.binding_is_input(i), engine.get_binding_dtype(i).name, engine.get_binding_shape(i))
+                for i in range(engine.num_bindings)]
+    numpys = {"FLOAT": "float32", "HALF": "float16"}
+    return [dict(name=name, input=is_input, type=numpys.get(kind, kind.lower()), shape=list(shape)) for name, is_input, kind, shape in rows]
 
 class OnnxRuntime:
-    def __init__(self, job):
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise JobError("no onnxruntime: %s" % error, "pip install 'rtseg-deploy[cpu]'") from None
-        options = onnxruntime.SessionOptions()
-        self.threads = options.intra_op_num_threads = job.get("threads") or len(os.sched_getaffinity(0))
-        options.log_severity_level = 3
-        self.version = onnxruntime.__version__
-        self.kind = job["described"]["input"]
-        self.half = job["described"]["precision"] == "fp16"
-        self.session = onnxruntime.InferenceSession(job["artifact"], options, providers=["CPUExecutionProvider"])
+    """ONNX Runtime on the CPU, input and output bound once: a step is the network alone."""
+    place, note = "cpu", "ONNX Runtime has few FP16 kernels for CPUs and computes the rest in FP32, with casts"
+    def __init__(self, job, **given):
+        self.ort, self.job, self.threads = need("onnxruntime"), job, job["threads"] or environment()["cpus"]
+        options, wanted, self.half = self.ort.SessionOptions(), PROVIDERS[job["backend"]], job["described"]["precision"] == "fp16"
+        options.intra_op_num_threads, options.log_severity_level = self.threads, 3
+        settings = {"CPUExecutionProvider": {}, "CUDAExecutionProvider": dict(given, use_tf32="0"),
+                    "TensorrtExecutionProvider": dict(given, trt_fp16_enable=str(int(self.half)))}
+        order = list(PROVIDERS.values())                    # what one cannot do goes to the next
+        chosen = [(name, settings[name]) for name in order[order.index(wanted):] if name in self.ort.get_available_providers()]
+        self.session = self.ort.InferenceSession(job["artifact"], options, providers=chosen)
+        refuse(wanted not in self.session.get_providers(), "ONNX Runtime cannot use %s here, only %s" % (wanted, ", ".join(self.session.get_providers())),
+               "pip install onnxruntime-gpu, without onnxruntime beside it, and the CUDA, cuDNN and TensorRT that its page names")
+        self.names = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
         self.binding = self.session.io_binding()
 
     def feed(self, array):
-        self.binding.bind_cpu_input("input", array)
-        self.binding.bind_output("output", "cpu")
-
+        self.fed = self.ort.OrtValue.ortvalue_from_numpy(array, self.place, 0)
+        self.binding.bind_ortvalue_input(self.names[0], self.fed)
+        self.binding.bind_output(self.names[1], self.place, 0)
+        self.step()
+        self.given = self.binding.get_outputs()[0]          # kept, or each step would take memory anew
+        self.binding.bind_ortvalue_output(self.names[1], self.given)
     def step(self):
         self.session.run_with_iobinding(self.binding)
-
     def output(self):
         return self.binding.copy_outputs_to_cpu()[0]
 
     def facts(self):
-        return {"backend": "onnxruntime-cpu", "onnxruntime": self.version, "threads": self.threads,
-                "boundary": "network: %s input and its output in host memory" % self.kind,
-                "note": "ONNX Runtime has few FP16 kernels for CPUs and computes the rest in FP32, with casts" if self.half else ""}
+        return {"backend": self.job["backend"], "onnxruntime": self.ort.__version__, "threads": self.threads, "note": self.note if self.half else "",
+                "boundary": BOUNDARY % (self.job["described"]["input"], "host" if self.place == "cpu" else "device")}
 
+class OnnxRuntimeOnGpu(Stream, OnnxRuntime):
+    """The same on the GPU: its own memory, our stream, and no waiting by itself, so that events and clocks are as an engine's."""
+    place, note = "cuda", ""
+    def __init__(self, job):
+        Stream.__init__(self)
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"            # TensorRT's provider has no setting of its own for it
+        OnnxRuntime.__init__(self, job, device_id="0", user_compute_stream=str(self.stream.value))
+        self.how = self.ort.RunOptions()
+        self.how.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
-def own_session(job):
-    return OnnxRuntime(job)
+    def enqueue(self):
+        self.session.run_with_iobinding(self.binding, self.how)
 
-
-# ---- probe
-
+def probe(job):
+    """What this machine is and has, and what its tools say, as they say it. Where the job's runtime is not here, a failure that tells the rest."""
+    found = dict(environment(), gpu=gpu(), providers=[], said={command: output_of(5, *command.split()) for command in COMMANDS})
+    found["files"] = {path: line_of(path) for path in glob.glob("/sys/class/devfreq/*.g[pva]*/*_freq") + ["/usr/local/cuda/version.txt"]}
+    for module in [*INSTALL, "pycuda"]:     # each in a process of its own: two TensorRTs cannot be loaded into one, and a broken module may abort
+        code = "import %s as m; print(getattr(m, '__version__', '?'), *getattr(m, 'get_available_providers', list)())" % module
+        words = (output_of(60, sys.executable, *["-S"] * sys.flags.no_site, "-c", code) or "").split()
+        found[module] = words[0] if words else None
+        found["providers"] += words[1:]
+    if job.get("runtime") and not found[job["runtime"]]:
+        need(job["runtime"], probe=found)
+    return {"probe": found}
 
 def environment():
     """What this machine is, as far as it says."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "python": platform.python_version(), "system": platform.platform(),
-        "machine": platform.machine(), "cpu": cpu_model(), "cpus": len(affinity(0)) if affinity else os.cpu_count(),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "governor": text_of("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "model": text_of("/proc/device-tree/model"), "l4t": text_of("/etc/nv_tegra_release"),
-    }
+    return {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "python": platform.python_version(), "system": platform.platform(),
+            "machine": platform.machine(), "cpus": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0],
+            "cpu": line_of("/proc/cpuinfo", r"(?i)(?:model name|hardware)\s*: (.*)") or platform.processor() or None, "l4t": line_of("/etc/nv_tegra_release"),
+            "governor": line_of("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"), "model": line_of("/proc/device-tree/model")}
 
-
-def text_of(path):
-    """The first line of a file that may not exist."""
+def line_of(path, pattern="(.*)"):
+    """What the pattern finds in a file that may not exist."""
     try:
-        with open(path) as file:
-            return file.readline().strip("\0\n ")
+        found = re.search(pattern, Path(path).read_bytes().decode(errors="replace").strip("\0\n "))
+        return found and found.group(1)
     except OSError:
         return None
 
-
-def cpu_model():
+def output_of(seconds, *command):
+    """What a command prints, until the time is over; None where it is not there or fails."""
     try:
-        with open("/proc/cpuinfo") as file:
-            for line in file:
-                if line.lower().startswith(("model name", "hardware")):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or None
-
-
-def probe(job):
-    """What this machine is and which TensorRT it has; a failure where it could build nothing."""
-    found = environment()
-    found["gpu"] = gpu()
-    for name in ("tensorrt", "tensorrt_rtx"):
-        try:
-            found[name] = load_tensorrt(name).__version__
-        except JobError as error:
-            found[name] = None
-            if job.get("runtime") == name:
-                raise JobError(error.answer["error"], error.answer["fix"], probe=found) from None
-    return {"probe": found}
-
+        done = subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=seconds)
+    except (OSError, subprocess.SubprocessError) as error:
+        return (error.output or b"").decode() if isinstance(error, subprocess.TimeoutExpired) else None
+    return done.stdout.decode()
 
 def gpu():
     """The first CUDA device, or why there is none."""
+    name, bus, memory, version, major, minor = create_string_buffer(256), create_string_buffer(32), c_size_t(), c_int(), c_int(), c_int()
     try:
-        import pycuda.driver as cuda
-    except ImportError:
-        return {"error": "pycuda is not installed"}
-    try:
-        cuda.init()
-        device = cuda.Device(0)
-    except cuda.Error as error:
-        return {"error": str(error)}
-    return {"name": device.name(), "compute_capability": "%d.%d" % device.compute_capability(), "memory_bytes": device.total_memory()}
-
-
-def load_tensorrt(runtime):
-    """The module tensorrt or tensorrt_rtx. Raises JobError with the way to get it."""
-    try:
-        return importlib.import_module(runtime)
-    except (ImportError, OSError) as error:  # not there, or one of its libraries is not
-        fixes = {"tensorrt_rtx": "pip install 'rtseg-deploy[rtx]'",
-                 "tensorrt": "on a Jetson: sudo apt-get install python3-libnvinfer; elsewhere: pip install 'rtseg-deploy[tensorrt]'"}
-        where = "%s (Python %s)" % (platform.node() or "this machine", platform.python_version())
-        raise JobError("no %s on %s: %s" % (runtime, where, error), fixes.get(runtime, "")) from None
-
-
-# ---- build
-
-
-def build(job):
-    """Compile job["onnx"] into job["engine"].
-
-    Reads runtime, precision (fp32, fp16), compute_capability ("7.5": RTX, ahead of time), workspace_bytes.
-    An engine of another precision than the one asked for is an error, and is not written.
-    """
-    trt = load_tensorrt(job["runtime"])
-    log = Log(trt)
-    try:
-        return compiled(trt, log, job)
+        for call in (("cuInit", 0), ("cuDeviceGetName", name, 256, 0), ("cuDeviceGetPCIBusId", bus, 32, 0), ("cuDeviceTotalMem_v2", byref(memory), 0),
+                     ("cuDriverGetVersion", byref(version)), ("cuDeviceGetAttribute", byref(major), 75, 0), ("cuDeviceGetAttribute", byref(minor), 76, 0)):
+            cuda(*call)     # 75, 76: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
     except JobError as error:
-        error.answer.update(messages=log.lines[-20:], runtime=job["runtime"], version=trt.__version__)
-        raise
+        return {"error": str(error)}
+    return {"name": name.value.decode(), "compute_capability": "%d.%d" % (major.value, minor.value), "memory_bytes": memory.value,
+            "bus": bus.value.decode(), "driver": line_of("/proc/driver/nvidia/version", r"\s(\d+\.[\d.]+)\s"),
+            "cuda": "%d.%d" % (version.value // 1000, version.value % 1000 // 10)}
 
-
-def compiled(trt, log, job):
-    """Parse, configure, build, check, write."""
-    name = "%s %s" % (job["runtime"], trt.__version__)
-    report(job, stage="parsing")
-    builder = trt.Builder(log.logger)
-    network = builder.create_network(creation_flags(trt))
-    parser = trt.OnnxParser(network, log.logger)
-    with open(job["onnx"], "rb") as file:
-        parsed = parser.parse(file.read())
-    if not parsed:
-        raise JobError("%s cannot read the graph: %s" % (name, parser_errors(parser) or log.reason()), "export with another --opset, or for another target")
-    config = configure(trt, builder, job)
-    weakly_typed = hasattr(trt.BuilderFlag, "FP16")
-    layers = layer_types(trt, network)
-    if not weakly_typed:
-        refuse_other_precision(layers, job["precision"])
-    report(job, stage="building")
-    begin = time.perf_counter()
-    plan = builder.build_serialized_network(network, config)
-    seconds = time.perf_counter() - begin
-    if plan is None:
-        raise JobError("%s cannot build the engine: %s" % (name, log.reason()), "see the message; less workspace may help on a small device")
-    if weakly_typed and job["precision"] == "fp16":  # the builder chose: only the engine knows
-        layers = engine_layer_types(trt, log, plan)
-        refuse_other_precision(layers, "fp16")
-    write(job["engine"], plan)
-    return {"bytes": os.path.getsize(job["engine"]), "build_seconds": seconds, "layers": layers, "messages": log.lines[-20:],
-            "runtime": job["runtime"], "version": trt.__version__, "environment": environment()}
-
+def load(job):
+    """Deserialise job["artifact"]. Tells what goes in and comes out, or TensorRT's reason against it."""
+    log = Log(need(job.get("runtime") or job["backend"]))
+    tensors = tensors_of(log.trt, log.deserialised(Path(job["artifact"]).read_bytes()))
+    return dict(log.about(), inputs=[tensor for tensor in tensors if tensor["input"]], outputs=[tensor for tensor in tensors if not tensor["input"]])
 
 class Log:
-    """TensorRT's warnings and errors, kept to be told."""
-
+    """A TensorRT with its warnings and errors, kept to be told. One for all that a process does: TensorRT keeps the first."""
     def __init__(self, trt):
-        lines, errors = self.lines, self.errors = [], []
-
-        class Logger(trt.ILogger):
-            def __init__(self):
-                trt.ILogger.__init__(self)
-
-            def log(self, severity, message):
-                if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR, trt.ILogger.WARNING):
-                    lines.append(one_line(message))
-                if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                    errors.append(lines[-1])
-
-        self.logger = Logger()
+        self.trt, self.name, self.lines, self.errors = trt, "%s %s" % (trt.__name__, trt.__version__), [], []
+        def log(logger, severity, message):
+            if severity.name in ("INTERNAL_ERROR", "ERROR", "WARNING"):
+                self.lines.append(" ".join(message.split()))
+                self.errors += self.lines[-1:] if severity.name != "WARNING" else []
+        self.logger = type("Logger", (trt.ILogger,), {"log": log})()
 
     def reason(self):
-        """Every error: the last one may say only that there is no engine."""
-        return "; ".join(self.errors) or "no reason was given"
+        return "; ".join(self.errors) or "no reason was given"      # all: the last may say only that there is no engine
+    def about(self):
+        return {"runtime": self.trt.__name__, "version": self.trt.__version__, "messages": self.lines[-20:], "environment": environment(), "gpu": gpu()}
 
+    def deserialised(self, plan):
+        self.runtime = self.trt.Runtime(self.logger)        # must outlive the engine
+        engine = self.runtime.deserialize_cuda_engine(plan)
+        refuse(engine is None, "%s cannot load the engine: %s" % (self.name, self.reason()), "an engine is good for one GPU and one TensorRT: build it here")
+        return engine
 
-def one_line(text):
-    return " ".join(str(text).split())
+def build(job):
+    """Compile job["onnx"] into job["engine"]. An engine of another precision than the one asked for is an error, and is not written.
+    Reads runtime, precision and, where wanted: compute_capability ("7.5": RTX, ahead of time), workspace_bytes, tf32, timing_cache (a path),
+    optimization_level, keep_fp32 (names of layers), tactics (default; external: cuBLAS and cuDNN too; both: whichever is faster)."""
+    log, made, ms, asked = Log(need(job["runtime"])), {}, {}, job.get("tactics", "default")
+    try:
+        for tactics in ("default", "external") if asked == "both" else (asked,):
+            made[tactics] = planned(log, job, tactics)
+            if asked == "both":
+                report(job, stage="timing it with %s tactics" % tactics)
+                session = TensorRT(log, made[tactics][0], job)
+                session.step()
+                ms[tactics] = median(clock_steps(session.step, TACTICS_STEPS)) * 1e3
+    except JobError as error:
+        error.answer.update(log.about())
+        raise
+    chosen = min(made, key=ms.get) if ms else asked
+    plan, found = made[chosen]
+    write(job["engine"], plan)
+    return dict(found, bytes=os.path.getsize(job["engine"]), **dict(log.about(), **({"tactics": dict(ms, chosen=chosen)} if ms else {})))
 
+def planned(log, job, tactics):
+    """Parse, configure, build, check: (engine, what is known of it)."""
+    trt, path = log.trt, job.get("timing_cache") if job["runtime"] != "tensorrt_rtx" else None      # there it has no effect, and asks for a GPU
+    report(job, stage="parsing")
+    builder, batch = trt.Builder(log.logger), getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
+    network = builder.create_network(0 if batch is None else 1 << int(batch))       # 8.x reads ONNX with it alone; 10 ignores it, 11 has no such name
+    parser = trt.OnnxParser(network, log.logger)
+    refuse(not parser.parse(Path(job["onnx"]).read_bytes()), "%s cannot read the graph: %s" % (log.name, "; ".join(
+        parser.get_error(i).desc() for i in range(parser.num_errors)) or log.reason()), "export with another --opset, or for another target")
+    config = configure(log, builder, job, tactics, path)
+    kept = keep_in_fp32(log, network, config, job["keep_fp32"]) if job.get("keep_fp32") else []
+    layers = network_layers(trt, network)
+    report(job, stage="building with %s tactics" % tactics)
+    begin, plan = time.perf_counter(), builder.build_serialized_network(network, config)
+    seconds = time.perf_counter() - begin
+    refuse(plan is None, "%s cannot build the engine: %s" % (log.name, log.reason()), "see the message; less workspace may help on a small device")
+    if hasattr(trt.BuilderFlag, "FP16") and job["precision"] == "fp16":     # the builder chose: only the engine knows
+        layers = engine_layers(trt, log.deserialised(plan))
+    refuse((job["precision"] == "fp16") != (layers["fp16"] > 0), "%s was asked for, and %d layers of the engine compute in FP16"
+           % (job["precision"].upper(), layers["fp16"]), "give it a graph of that precision: rtseg-deploy export --precision " + job["precision"])
+    if path:
+        write(path, bytes(config.get_timing_cache().serialize()))
+    return plan, {"build_seconds": seconds, "layers": layers, "kept_fp32": kept, "optimization_level": getattr(config, "builder_optimization_level", None),
+                  "flags": [name for name, flag in sorted(trt.BuilderFlag.__members__.items()) if config.get_flag(flag)],
+                  "timing_cache_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None}
 
-def creation_flags(trt):
-    """8.x reads ONNX only with an explicit batch; from 10 on that is always so, and 11 has no such name."""
-    flag = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
-    return 0 if flag is None else 1 << int(flag)
-
-
-def configure(trt, builder, job):
-    """Builder settings by what this version has: memory, TF32 off, FP16 flag, compute capability."""
-    config = builder.create_builder_config()
+def configure(log, builder, job, tactics, path):
+    """Builder settings by what this version has."""
+    trt, config = log.trt, builder.create_builder_config()
     if "workspace_bytes" in job:
-        if hasattr(config, "set_memory_pool_limit"):    # 8.4 on
+        if hasattr(config, "set_memory_pool_limit"):        # 8.4 on
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job["workspace_bytes"])
         else:
             config.max_workspace_size = job["workspace_bytes"]
-    if hasattr(trt.BuilderFlag, "TF32"):
-        config.clear_flag(trt.BuilderFlag.TF32)         # "FP32" is to mean FP32
+    if not job.get("tf32"):
+        config.clear_flag(trt.BuilderFlag.TF32)             # on by default, and "FP32" is to mean FP32
     if job["precision"] == "fp16" and hasattr(trt.BuilderFlag, "FP16"):
         config.set_flag(trt.BuilderFlag.FP16)
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED    # else the inspector knows layers by name alone
+    if "optimization_level" in job and hasattr(config, "builder_optimization_level"):       # 8.6 on
+        config.builder_optimization_level = job["optimization_level"]
+    if tactics == "external":                               # 8.6 goes without, which can cost a Pascal much: NVIDIA/TensorRT#3826
+        refuse(not hasattr(trt.TacticSource, "CUDNN"), "%s has no external tactics" % log.name, "build with --tactics default")
+        config.set_tactic_sources(sum(1 << int(getattr(trt.TacticSource, name)) for name in ("CUBLAS", "CUBLAS_LT", "CUDNN")))
+        if hasattr(trt, "PreviewFeature") and hasattr(trt.PreviewFeature, "DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805"):
+            config.set_preview_feature(trt.PreviewFeature.DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805, False)
     if "compute_capability" in job:
         name = "SM" + job["compute_capability"].replace(".", "")
-        if not hasattr(config, "set_compute_capability") or not hasattr(trt.ComputeCapability, name):
-            raise JobError("%s %s cannot build for compute capability %s ahead of time" % (job["runtime"], trt.__version__, job["compute_capability"]),
-                           "build on the device itself, with the TensorRT that serves it")
+        refuse(not hasattr(config, "set_compute_capability") or not hasattr(trt.ComputeCapability, name), "%s cannot build ahead of time for compute "
+               "capability %s" % (log.name, job["compute_capability"]), "build on the device itself, with the TensorRT that serves it")
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, name), 0)
+    if path:
+        cache = config.create_timing_cache(Path(path).read_bytes() if os.path.exists(path) else b"")
+        if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+            log.lines.append("the timing cache %s is of another device or TensorRT: started with an empty one" % path)
+            config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
     return config
 
+def keep_in_fp32(log, network, config, names):
+    """Hold these layers to FP32; returns those that compute floats: of shapes and integers the builder refuses it."""
+    trt, layers = log.trt, {layer.name: layer for layer in map(network.get_layer, range(network.num_layers))}
+    refuse(not hasattr(trt.BuilderFlag, "OBEY_PRECISION_CONSTRAINTS"), log.name + " takes types from the graph", "put casts around these layers there")
+    absent = [name for name in names if name not in layers]
+    refuse(absent, "the network has no layer called %s" % ", ".join(absent), "its names: %s, ..." % ", ".join(sorted(layers)[:5]))
+    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    kept = [name for name in names if all(produced.dtype in (trt.DataType.FLOAT, trt.DataType.HALF) and not produced.is_shape_tensor
+                                          for produced in map(layers[name].get_output, range(layers[name].num_outputs)))]
+    for layer in map(layers.get, kept):
+        layer.precision = trt.DataType.FLOAT
+        for i in range(layer.num_outputs):
+            layer.set_output_type(i, trt.DataType.FLOAT)
+    return kept
 
-def parser_errors(parser):
-    return "; ".join(one_line(parser.get_error(i).desc()) for i in range(parser.num_errors))
-
-
-def layer_types(trt, network):
-    """How many layers compute in FP16, and the names of those in FP32, by the types in the parsed network.
-
-    Casts, constants and shuffles compute nothing: one of them in FP16 makes no FP16 network.
-    """
+def network_layers(trt, network):
+    """What the parsed network's layers compute in. Casts, constants and shuffles compute nothing: one of them in FP16 makes no FP16 network."""
     movers = [getattr(trt.LayerType, name) for name in ("CAST", "CONSTANT", "SHUFFLE", "IDENTITY") if hasattr(trt.LayerType, name)]
-    half, single = 0, []
-    for i in range(network.num_layers):
-        layer = network.get_layer(i)
-        if layer.type in movers:
-            continue
-        kinds = [layer.get_output(n).dtype for n in range(layer.num_outputs)]
-        if trt.DataType.HALF in kinds:
-            half += 1
-        elif trt.DataType.FLOAT in kinds:
-            single.append(layer.name)
-    return {"fp16": half, "fp32": len(single), "fp32_names": single}
+    layers = [layer for layer in map(network.get_layer, range(network.num_layers)) if layer.type not in movers]
+    return counted([(layer.name, [layer.get_output(n).dtype.name for n in range(layer.num_outputs)]) for layer in layers])
 
-
-def engine_layer_types(trt, log, plan):
+def engine_layers(trt, engine):
     """The same of a built engine, by its inspector: what the builder chose where it was free to choose."""
-    runtime = trt.Runtime(log.logger)
-    engine = runtime.deserialize_cuda_engine(plan)
-    if engine is None:
-        raise JobError("the engine that was built cannot be loaded here: %s" % log.reason(), "check the driver and the free memory of the device")
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    half, single = 0, []
-    for layer in json.loads(text)["Layers"]:
-        kinds = [output.get("Format/Datatype", "") for output in layer.get("Outputs", [])] if isinstance(layer, dict) else []
-        if any("FP16" in kind or "Half" in kind for kind in kinds):
-            half += 1
-        elif any("FP32" in kind or "Float" in kind for kind in kinds):
-            single.append(layer["Name"])
-    return {"fp16": half, "fp32": len(single), "fp32_names": single}
+    rows = [row for row in json.loads(text)["Layers"] if isinstance(row, dict)]
+    return counted([(row["Name"], [made.get("Format/Datatype", "") for made in row.get("Outputs", [])]) for row in rows])
 
-
-def refuse_other_precision(layers, precision):
-    if precision == "fp16" and not layers["fp16"]:
-        raise JobError("no layer of the engine would compute in FP16", "give it an FP16 graph: rtseg-deploy export --precision fp16")
-    if precision == "fp32" and layers["fp16"]:
-        raise JobError("%d layers of the graph compute in FP16, and FP32 was asked for" % layers["fp16"], "give it an FP32 graph, or ask for FP16")
-
+def counted(layers):
+    """How many layers compute in FP16, and the names of those in FP32."""
+    half = [bool(re.search("FP16|HALF", " ".join(kinds), re.IGNORECASE)) for _, kinds in layers]
+    single = [name for (name, kinds), is_half in zip(layers, half) if re.search("FP32|FLOAT", " ".join(kinds), re.IGNORECASE) and not is_half]
+    return {"fp16": sum(half), "fp32": len(single), "fp32_names": single}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -2,6 +2,7 @@
 
 "Class.member" or "Class", and the versions that have it; an empty text means that none has.
 """
+# What is here is held against real wheels by tests/test_bindings.py; 8.2 has none.
 # Sources: section 1.4 of the facts on TensorRT, row by row in its order: strings of the wheels 8.6.1, 10.0.1, 10.13.3.9, 10.16.1.11,
 # 11.1.0.106 and 11.4.0.106, headers of 8.2, 8.6, 10.0, 10.16 and 11.1, tensorrt_rtx 1.7.1 as run. ComputeCapability is from section 3.
 # ProfilingVerbosity and the names that never changed: documentation of 8.2.1 and 11.4, the same wheels, tensorrt_rtx 1.7.1 as run.
@@ -32,9 +33,20 @@ API = {
     "IExecutionContext.execute_async_v2": "8.2 8.6",
     "ICudaEngine.num_bindings": "8.2 8.6",
     "ICudaEngine.get_binding_index": "8.2 8.6",
+    "ICudaEngine.get_binding_name": "8.2 8.6",
+    "ICudaEngine.binding_is_input": "8.2 8.6",
+    "ICudaEngine.get_binding_dtype": "8.2 8.6",
+    "ICudaEngine.get_binding_shape": "8.2 8.6",
     "IExecutionContext.execute_async_v3": "8.6 10.13 11.1 rtx",
     "IExecutionContext.set_tensor_address": "8.6 10.13 11.1 rtx",
     "ICudaEngine.num_io_tensors": "8.6 10.13 11.1 rtx",
+    "ICudaEngine.get_tensor_name": "8.6 10.13 11.1 rtx",
+    "ICudaEngine.get_tensor_mode": "8.6 10.13 11.1 rtx",
+    "ICudaEngine.get_tensor_dtype": "8.6 10.13 11.1 rtx",
+    "ICudaEngine.get_tensor_shape": "8.6 10.13 11.1 rtx",
+    "TensorIOMode.INPUT": "8.6 10.13 11.1 rtx",
+    "TensorIOMode.OUTPUT": "8.6 10.13 11.1 rtx",
+    "ICudaEngine.create_execution_context": "8.2 8.6 10.13 11.1 rtx",
     "IExecutionContext.execute_v2": "8.2 8.6 10.13 11.1 rtx",
     # what 8.6 brought
     "IBuilderConfig.builder_optimization_level": "8.6 10.13 11.1 rtx",
@@ -57,8 +69,14 @@ API = {
     "TacticSource.CUBLAS": "8.2 8.6 10.13",
     "TacticSource.CUBLAS_LT": "8.2 8.6 10.13",
     "TacticSource.CUDNN": "8.2 8.6 10.13",
+    "IBuilderConfig.set_tactic_sources": "8.2 8.6 10.13 11.1 rtx",
+    "IBuilderConfig.set_preview_feature": "8.6 10.13 11.1 rtx",
+    "PreviewFeature": "8.6 10.13 11.1 rtx",
+    "PreviewFeature.DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805": "8.6",
     "IBuilderConfig.create_timing_cache": "8.2 8.6 10.13 11.1 rtx",
     "IBuilderConfig.set_timing_cache": "8.2 8.6 10.13 11.1 rtx",
+    "IBuilderConfig.get_timing_cache": "8.2 8.6 10.13 11.1 rtx",
+    "ITimingCache.serialize": "8.2 8.6 10.13 11.1 rtx",
     "BuilderFlag.ERROR_ON_TIMING_CACHE_MISS": "10.13 11.1 rtx",
     "BuilderFlag.EDITABLE_TIMING_CACHE": "10.13 11.1 rtx",
     "BuilderFlag.TF32": "8.2 8.6 10.13 11.1 rtx",
@@ -109,6 +127,7 @@ API = {
     "ILayer.num_outputs": "8.2 8.6 10.13 11.1 rtx",
     "ILayer.get_output": "8.2 8.6 10.13 11.1 rtx",
     "ITensor.dtype": "8.2 8.6 10.13 11.1 rtx",
+    "ITensor.is_shape_tensor": "8.2 8.6 10.13 11.1 rtx",
     "IHostMemory.nbytes": "8.2 8.6 10.13 11.1 rtx",
     "Runtime.deserialize_cuda_engine": "8.2 8.6 10.13 11.1 rtx",
     "ILogger.log": "8.2 8.6 10.13 11.1 rtx",

@@ -6,6 +6,9 @@ The fake ONNX file is JSON text:
   parse_errors  what the parser complains about
   fail          what the builder complains about
   ignore_fp16   true: a weakly typed builder leaves all in FP32, as it may
+  shapes        names of layers that compute shapes
+  tensors       [[name, is an input, type, shape], ...] of the engine; one float image in and labels out where there are none
+  seconds       {"default": s, "external": s}: how long the device takes by the tactics allowed
 The fake engine is JSON text too: its layers, and every setting of the build for tests to read.
 A name of api.py that has no behaviour here exists and fails when it is used.
 """
@@ -15,6 +18,8 @@ import json
 import os
 import sys
 import types
+
+from fake_cuda import DRIVER, NAME
 
 
 def neighbour(name):
@@ -26,6 +31,9 @@ def neighbour(name):
 
 
 api = neighbour("api")
+IMAGE = [["input", True, "FLOAT", [1, 3, 4, 6]], ["output", False, "INT32", [1, 4, 6]]]
+NUMPY = {"FLOAT": "float32", "HALF": "float16"}
+SECONDS = {"default": 1 / 1024, "external": 1 / 1024}
 
 
 def install(name):
@@ -144,7 +152,7 @@ class Builder:
     def create_builder_config(self):
         flags = {self._trt.BuilderFlag.TF32}                    # on by default in every version
         return new(self._trt.IBuilderConfig, flags=flags, pools={}, max_workspace_size=None, num_compute_capabilities=0,
-                   compute_capabilities={}, profiling_verbosity=self._trt.ProfilingVerbosity.LAYER_NAMES_ONLY)
+                   compute_capabilities={}, sources=None, preview={}, cache=None, level=None, profiling_verbosity=self._trt.ProfilingVerbosity.LAYER_NAMES_ONLY)
 
     def build_serialized_network(self, network, config):
         expect(network, self._trt.INetworkDefinition)
@@ -158,8 +166,16 @@ class Builder:
         layers = graph["layers"]
         if self._version not in api.STRONGLY_TYPED.split() and "STRONGLY_TYPED" not in names:
             chosen = "HALF" if "FP16" in settings["flags"] and not graph.get("ignore_fp16") else "FLOAT"
-            layers = [[name, kind if kind == "INT32" else chosen] for name, kind in layers]
-        plan = {"version": self._version, "network_flags": names, "config": settings, "layers": layers}
+            held = {layer.name: layer._state["held"] for layer in network._state["layers"] if layer._state["held"]}
+            if "OBEY_PRECISION_CONSTRAINTS" in settings["flags"] and any(kind == "INT32" for name, kind in layers if name in held):
+                self._state["logger"].log(self._trt.ILogger.ERROR, "a precision was set for a layer of integers")
+                return None
+            layers = [[name, kind if kind == "INT32" else held.get(name, chosen)] for name, kind in layers]
+        tactics = "external" if settings["sources"] else "default"
+        if config._state["cache"]:
+            config._state["cache"]._state["text"] += b" " + " ".join(name for name, _ in layers).encode()
+        plan = {"version": self._version, "network_flags": names, "config": settings, "layers": layers, "device": NAME.decode(),
+                "tensors": graph.get("tensors", IMAGE), "seconds": graph.get("seconds", SECONDS)[tactics]}
         return self._trt.IHostMemory(json.dumps(plan).encode())
 
 
@@ -167,6 +183,7 @@ class IBuilderConfig:
     max_workspace_size = setting("max_workspace_size", int)
     num_compute_capabilities = setting("num_compute_capabilities", int)
     profiling_verbosity = setting("profiling_verbosity", "ProfilingVerbosity")
+    builder_optimization_level = setting("level", int)
 
     def set_flag(self, flag):
         expect(flag, self._trt.BuilderFlag)
@@ -185,6 +202,32 @@ class IBuilderConfig:
         expect(pool_size, int)
         self._state["pools"][pool] = pool_size
 
+    def set_tactic_sources(self, tactic_sources):
+        expect(tactic_sources, int)
+        self._state["sources"] = [source.name for source in self._trt.TacticSource if tactic_sources >> int(source) & 1]
+
+    def set_preview_feature(self, feature, enable):
+        expect(feature, self._trt.PreviewFeature)
+        self._state["preview"][feature.name] = enable
+
+    def create_timing_cache(self, serialized_timing_cache):
+        """On RTX it asks for a GPU, of which there may be none."""
+        expect(serialized_timing_cache, bytes)
+        if self._version == "rtx":
+            raise RuntimeError("no GPU to make a timing cache for")
+        if serialized_timing_cache and b":" not in serialized_timing_cache:
+            return None
+        return new(self._trt.ITimingCache, text=serialized_timing_cache or NAME + b":")
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        expect(cache, self._trt.ITimingCache)
+        fits = cache._state["text"].startswith(NAME + b":") or ignore_mismatch
+        self._state["cache"] = cache if fits else self._state["cache"]
+        return fits
+
+    def get_timing_cache(self):
+        return self._state["cache"]
+
     def set_compute_capability(self, compute_capability, index):
         """False, and nothing set, for an index beyond num_compute_capabilities: so does the real one."""
         expect(compute_capability, self._trt.ComputeCapability)
@@ -199,6 +242,7 @@ def readable(config):
     """A config's settings with names for enum members."""
     return {"flags": sorted(flag.name for flag in config["flags"]), "pools": {pool.name: size for pool, size in config["pools"].items()},
             "max_workspace_size": config["max_workspace_size"], "profiling_verbosity": config["profiling_verbosity"].name,
+            "sources": config["sources"], "preview": config["preview"], "level": config["level"],
             "compute_capabilities": [config["compute_capabilities"][i].name for i in sorted(config["compute_capabilities"])]}
 
 
@@ -213,13 +257,25 @@ class ILayer:
     name = property(lambda self: self._state["name"])
     type = property(lambda self: self._state["layer_kind"])
     num_outputs = property(lambda self: 1)
+    precision = property(lambda self: self._state["dtype"], lambda self, kind: expect(kind, self._trt.DataType))
 
     def get_output(self, index):
-        return new(self._trt.ITensor, dtype=self._state["dtype"]) if index == 0 else None
+        return new(self._trt.ITensor, dtype=self._state["dtype"], shape=self._state["shape"]) if index == 0 else None
+
+    def set_output_type(self, index, dtype):
+        """What the layer is held to; the real builder wants its precision set too, and here that is not seen."""
+        expect(dtype, self._trt.DataType)
+        self._state["held"] = dtype.name
 
 
 class ITensor:
     dtype = property(lambda self: self._state["dtype"])
+    is_shape_tensor = property(lambda self: self._state["shape"])
+
+
+class ITimingCache:
+    def serialize(self):
+        return self._trt.IHostMemory(self._state["text"])
 
 
 class IHostMemory:
@@ -252,7 +308,8 @@ class OnnxParser:
         if not errors:
             network["graph"] = graph
             kinds, types = graph.get("kinds", {}), self._trt.LayerType
-            network["layers"] = [new(self._trt.ILayer, name=name, dtype=self._trt.DataType[kind], layer_kind=types[kinds.get(name, "CONVOLUTION")])
+            network["layers"] = [new(self._trt.ILayer, name=name, dtype=self._trt.DataType[kind], layer_kind=types[kinds.get(name, "CONVOLUTION")],
+                                     shape=name in graph.get("shapes", []), held=None)
                                  for name, kind in graph["layers"]]
         return not errors
 
@@ -269,7 +326,14 @@ class Runtime:
 
     def deserialize_cuda_engine(self, serialized_engine):
         expect(serialized_engine, bytes)
-        plan = json.loads(serialized_engine.decode())
+        try:
+            plan = json.loads(serialized_engine.decode())
+        except ValueError:
+            self._state["logger"].log(self._trt.ILogger.ERROR, "Magic tag does not match")
+            return None
+        if plan.get("device", NAME.decode()) != NAME.decode():
+            self._state["logger"].log(self._trt.ILogger.ERROR, "The engine plan file is generated on an incompatible device, please rebuild.")
+            return None
         if plan["version"] != self._version:
             self._state["logger"].log(self._trt.ILogger.ERROR, "The engine plan file is not compatible with this version of TensorRT")
             return None
@@ -279,6 +343,64 @@ class Runtime:
 class ICudaEngine:
     def create_engine_inspector(self):
         return new(self._trt.EngineInspector, plan=self._state["plan"])
+
+
+    num_io_tensors = num_bindings = property(lambda self: len(self._state["plan"]["tensors"]))
+
+    def create_execution_context(self):
+        return new(self._trt.IExecutionContext, plan=self._state["plan"], places={})
+
+    def get_tensor_name(self, index):
+        return self._state["plan"]["tensors"][index][0]
+
+    def row(self, name):
+        return next(row for row in self._state["plan"]["tensors"] if row[0] == name)
+
+    def get_tensor_mode(self, name):
+        return self._trt.TensorIOMode["INPUT" if ICudaEngine.row(self, name)[1] else "OUTPUT"]
+
+    def get_tensor_dtype(self, name):
+        return self._trt.DataType[ICudaEngine.row(self, name)[2]]
+
+    def get_tensor_shape(self, name):
+        return tuple(ICudaEngine.row(self, name)[3])
+
+    get_binding_name = get_tensor_name
+
+    def binding_is_input(self, index):
+        return self._state["plan"]["tensors"][index][1]
+
+    def get_binding_dtype(self, index):
+        return self._trt.DataType[self._state["plan"]["tensors"][index][2]]
+
+    def get_binding_shape(self, index):
+        return tuple(self._state["plan"]["tensors"][index][3])
+
+
+class IExecutionContext:
+    """Runs an engine: its labels are the largest channel of its image."""
+    def set_tensor_address(self, name, memory):
+        self._state["places"][name] = memory
+        return True
+
+    def execute_async_v3(self, stream_handle):
+        return enqueued(self._state["plan"], self._state["places"], stream_handle)
+
+    def execute_async_v2(self, bindings, stream_handle):
+        return enqueued(self._state["plan"], {row[0]: place for row, place in zip(self._state["plan"]["tensors"], bindings)}, stream_handle)
+
+
+def enqueued(plan, places, stream_handle):
+    """False where the real one would not run: memory or a stream that is not there."""
+    if not stream_handle or any(places.get(row[0]) not in DRIVER.memory for row in plan["tensors"]):
+        return False
+
+    def effect():
+        import numpy
+        arrays = [numpy.frombuffer(DRIVER.memory[places[name]], NUMPY.get(kind, kind.lower())).reshape(shape) for name, _, kind, shape in plan["tensors"]]
+        arrays[1][...] = arrays[0].argmax(1) if arrays[1].ndim == 3 else arrays[0]
+    DRIVER.work(plan["seconds"], effect)
+    return True
 
 
 class EngineInspector:
@@ -298,7 +420,7 @@ class EngineInspector:
 
 BEHAVIOUR = {kind.__name__: kind for kind in (
     ILogger, Logger, Builder, IBuilderConfig, INetworkDefinition, ILayer, ITensor, IHostMemory, OnnxParser, ParserError, Runtime,
-    ICudaEngine, EngineInspector)}
+    ICudaEngine, EngineInspector, IExecutionContext, ITimingCache)}
 
 if __name__ == "tensorrt":
     install(__name__)

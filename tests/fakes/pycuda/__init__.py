@@ -1,1 +1,0 @@
-"""A fake of pycuda: driver.py has what is needed to describe a device."""
