@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import backends, files
+from . import backends, files, telemetry
 from .device import runner
 from .errors import RtsegError
 
@@ -101,7 +101,7 @@ def ran(job, place=None, tell=quiet):
 def probe(place=None, tell=quiet, **needed):
     """What a machine is and what it has: see runner.probe. Raises RtsegError where the `runtime` that is needed is not there."""
     with ran(Job({"action": "probe", **needed}), place, tell) as (result, _):
-        return result["probe"]
+        return telemetry.read(result["probe"])
 
 
 class Here:

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "rtseg_deploy"
 # a module imports only from layers above its own
 LAYERS = [
     {"errors", "device.runner", "device.steps"},
-    {"files"},
+    {"files", "telemetry"},
     {"records", "facts"},
     {"images", "layers"},
     {"models"},
