@@ -56,6 +56,8 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=launch.quie
             if not holds and precision == "fp16":
                 kept = offenders(floating(path), lambda kept: attempt(kept, temporary)[1])
                 engine, holds = attempt(kept, temporary)
+                if not engine.checks["layers"]["fp16"]:
+                    raise RtsegError(f"with {', '.join(kept)} in FP32 no layer of the engine computes in FP16", "build it without --fp16")
             if not holds:
                 row = engine.checks["run_on_device"]
                 raise RtsegError(f"the engine's labels on {target.device.name} are not those of {path}: {row['inputs']}", "nothing was written; report it")
@@ -125,7 +127,7 @@ def described(artifact, path, target, precision, proven, result, parity=None):
     weights_bytes = artifact.weights_bytes // (1 if precision == artifact.precision else 2)
     built = {name: result[name] for name in ("layers", "bytes", "build_seconds", "messages")}
     built.update(built=built_with(result, target), run_on_device=parity or False)
-    built.update({name: result[name] for name in ("tactics",) if name in result})
+    built.update({name: result[name] for name in ("tactics", "optimization_level", "timing_cache_sha256") if result.get(name) is not None})
     return replace(
         artifact, kind="engine", precision=precision, weights_bytes=weights_bytes, target=target.name, parent={"file": str(path), "sha256": artifact.sha256},
         checks={**artifact.checks, **proven, **built}, versions={**artifact.versions, result["runtime"]: result["version"]},

@@ -421,7 +421,7 @@ def planned(log, job, tactics):
     refuse(plan is None, "%s cannot build the engine: %s" % (log.name, log.reason()), "see the message; less workspace may help on a small device")
     if hasattr(trt.BuilderFlag, "FP16") and job["precision"] == "fp16":     # the builder chose: only the engine knows
         layers = engine_layers(trt, log.deserialised(plan))
-    refuse((job["precision"] == "fp16") != (layers["fp16"] > 0), "%s was asked for, and %d layers of the engine compute in FP16"
+    refuse((job["precision"] == "fp16") != (layers["fp16"] > 0) and not kept, "%s was asked for, and %d layers of the engine compute in FP16"
            % (job["precision"].upper(), layers["fp16"]), "give it a graph of that precision: rtseg-deploy export --precision " + job["precision"])
     if path:
         write(path, bytes(config.get_timing_cache().serialize()))

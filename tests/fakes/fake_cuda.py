@@ -1,12 +1,13 @@
 """A fake of CUDA's driver library, with one GPU, its memory, and a clock that only work moves.
 
 FAKE_CUDA: none (no device), full (no memory left), old (without graphs), unsynchronised (waiting for the stream returns at once).
-What the real one would misread is refused: handles and addresses that are not pointers.
+FAKE_GPU: its name and compute capability. What the real one would misread is refused: handles and addresses that are not pointers.
 """
 import ctypes
 import os
 
-NAME = b"GeForce RTX 2080 Ti"
+NAME, CAPABILITY = os.environ.get("FAKE_GPU", "GeForce RTX 2080 Ti, 7.5").split(", ")
+NAME = NAME.encode()
 ERRORS = {2: b"out of memory", 100: b"no CUDA-capable device is detected", 400: b"invalid resource handle"}
 HOST_SECONDS = 1 / 8192             # until a call returns; of a graph's launch an eighth
 
@@ -62,7 +63,7 @@ class Driver:
         return 0
 
     def cuDeviceGetAttribute(self, reference, attribute, device):
-        reference._obj.value = {75: 7, 76: 5}[attribute]
+        reference._obj.value = int(CAPABILITY.split(".")[{75: 0, 76: 1}[attribute]])
         return 0
 
     def cuDevicePrimaryCtxRetain(self, reference, device):
