@@ -1,5 +1,6 @@
 """The device worker as a process of its own, under Python 3.6 and this one, against a fake of every TensorRT that it is to drive."""
 import ast
+import ctypes
 import functools
 import importlib.util
 import json
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import types
 import zipfile
 from pathlib import Path
 
@@ -536,6 +538,51 @@ def test_a_provider_that_is_not_used_is_an_error(artifact, backend, monkeypatch)
     with pytest.raises(runner.JobError, match="cannot use .*only CPUExecutionProvider") as error:
         runner.OnnxRuntimeOnGpu({"backend": backend, "artifact": str(artifact), "threads": 1, "described": {"input": "normalised", "precision": "fp32"}})
     assert "onnxruntime-gpu" in error.value.answer["fix"]
+
+
+class FakeOnnxRuntime:
+    """As much of ONNX Runtime as a session on a GPU calls; a step is work for the fake driver."""
+    __version__ = "1"
+    SessionOptions = types.SimpleNamespace
+
+    def __init__(self, driver, providers):
+        self.driver, self.providers, self.asked, self.run_settings = driver, providers, None, {}
+        self.OrtValue = types.SimpleNamespace(ortvalue_from_numpy=lambda array, place, number: (array, place, number))
+
+    def get_available_providers(self):
+        return self.providers
+
+    def RunOptions(self):
+        return types.SimpleNamespace(add_run_config_entry=self.run_settings.__setitem__)
+
+    def InferenceSession(self, path, options, providers):
+        self.asked, self.bound = dict(providers), {}
+        binding = types.SimpleNamespace(bind_ortvalue_input=self.bound.__setitem__, bind_output=lambda *given: self.bound.update({given[0]: given[1:]}),
+                                        get_outputs=lambda: ["kept"], bind_ortvalue_output=self.bound.__setitem__)
+        return types.SimpleNamespace(
+            get_providers=lambda: list(self.asked), io_binding=lambda: binding, get_inputs=lambda: [types.SimpleNamespace(name="in")],
+            get_outputs=lambda: [types.SimpleNamespace(name="out")], run_with_iobinding=lambda binding, how: self.driver.work(1 / 1024, lambda: None))
+
+
+@pytest.mark.parametrize("backend, order", [("onnxruntime-cuda", ["CUDA", "CPU"]), ("onnxruntime-tensorrt", ["Tensorrt", "CUDA", "CPU"])])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_onnxruntime_on_a_gpu_works_in_its_memory_on_our_stream_and_lets_us_wait(monkeypatch, backend, order, precision):
+    driver = load(FAKES / "fake_cuda.py").Driver()
+    ort = FakeOnnxRuntime(driver, ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setitem(sys.modules, "onnxruntime", ort)
+    monkeypatch.setitem(vars(ctypes.cdll), "libcuda.so.1", driver)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    session = runner.own_session({"backend": backend, "artifact": "net.onnx", "threads": None, "described": {"input": "rgb8", "precision": precision}})
+    assert list(ort.asked) == [name + "ExecutionProvider" for name in order] and os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
+    assert ort.asked["CUDAExecutionProvider"] == {"device_id": "0", "user_compute_stream": str(session.stream.value), "use_tf32": "0"}
+    assert ort.asked.get("TensorrtExecutionProvider", {}).get("trt_fp16_enable") == ({"fp32": "0", "fp16": "1"}[precision] if "Tensorrt" in order else None)
+    assert ort.run_settings == {"disable_synchronize_execution_providers": "1"}
+    session.feed(PICTURE)
+    assert ort.bound["in"][1:] == ("cuda", 0) and ort.bound["out"] == "kept"
+    monkeypatch.setattr(runner.clock_steps, "__defaults__", (driver.clock,))
+    seconds = runner.clock_steps(session.step, 5)
+    assert seconds == [9 / 8192] * 5 and runner.device_times(session, seconds)["enqueue_seconds"] == (1 / 8192,) * 5
+    assert session.facts()["boundary"] == "network: rgb8 input and its output in device memory" and session.facts()["note"] == ""
 
 
 def test_a_full_disk_is_told(run, build, tmp_path):

@@ -379,7 +379,7 @@ class Log:
     def deserialised(self, plan):
         self.runtime = self.trt.Runtime(self.logger)        # must outlive the engine
         engine = self.runtime.deserialize_cuda_engine(plan)
-        refuse(engine is None, "%s cannot load the engine: %s" % (self.name, self.reason()), "an engine is good for one GPU and one TensorRT: build it here")
+        refuse(engine is None, "%s cannot load the engine: %s" % (self.name, self.reason()), "build it here; where no GPU works: nvidia-smi")
         return engine
 
 def build(job):
