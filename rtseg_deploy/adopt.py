@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, version_converter
 
 from . import facts, files, own, passes, proof
 from .errors import RtsegError, first_line
-from .original import HALF, MOST_CLASSES, RUNTIME_ERRORS, decided, graphs, interface, observed, read, sides_of, tensors
+from .graphs import graphs, sides_of
+from .original import HALF, MOST_CLASSES, RUNTIME_ERRORS, decided, interface, observed, read, tensors
 from .records import Artifact, write_artifact
 from .remarks import OPSETS, old_parser_warnings, portrait_warning, versions, weights_bytes
 

@@ -12,9 +12,11 @@ from rtseg_deploy.models import networks
 PACKAGE = ROOT / "rtseg_deploy"
 # a module imports only from layers above its own
 LAYERS = [
-    {"errors", "device.runner"},
+    {"errors", "device.runner", "device.parser"},
     {"files"},
     {"records", "facts"},
+    {"graphs"},
+    {"rules"},
     {"images", "layers"},
     {"models"},
     {"saved", "complexity", "passes", "deployed"},
@@ -22,8 +24,10 @@ LAYERS = [
     {"own", "listing", "inspection", "proof"},
     {"backends"},
     {"fp16", "launch", "remarks", "original"},
-    {"export", "adopt", "build", "bench", "predict"},
-    {"measure", "matrix", "report"},
+    {"check"},
+    {"repairs"},
+    {"export", "adopt", "fix", "build", "bench", "predict"},
+    {"measure", "matrix", "report", "verdicts"},
     {"demo"},
     {"terminal"},
     {"cli"},

@@ -99,6 +99,37 @@ def parsers():
     return {row["name"]: Parser(**{**row, "opset": int(row["opset"]), "types": tuple(row["types"].split())}) for row in rows("parsers.csv")}
 
 
+@cache
+def operators():
+    """ONNX operator -> (names of the parsers that take it, what says the same elsewhere or ""). parsers() has the sources."""
+    return {row["operator"]: (tuple(row["parsers"].split()), row["instead"]) for row in rows("operators.csv")}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a parser does not take, misreads, or does otherwise than is expected."""
+    name: str
+    operators: tuple                # that it is for; "*" is each, "model" the whole
+    parsers: tuple
+    capability: str                 # the compute capability that it is for, or ""
+    severity: str                   # error, warning, note
+    condition: tuple                # ((predicate of rules.py, its arguments), …): all must hold
+    reason: str
+    fix: str
+    repair: str                     # a name in repairs.REPAIRS, or ""
+    source: str
+
+
+@cache
+def rules():
+    """Name -> Rule."""
+    def condition(text):
+        return tuple((words[0], tuple(words[1:])) for words in map(str.split, text.split(" & ")))
+
+    return {row["name"]: Rule(**{**row, "operators": tuple(row["operators"].split()), "parsers": tuple(row["parsers"].split()),
+                                 "condition": condition(row["condition"])}) for row in rows("rules.csv")}
+
+
 @dataclass(frozen=True)
 class Figure:
     """What a paper prints of one of its own networks; None where it prints nothing. The image is resized from `resolution` to `input` first."""
