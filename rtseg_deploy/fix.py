@@ -79,7 +79,7 @@ def prove(before, after, source):
         for wanted, found, value in pairs:
             same = wanted.shape == found.shape and (close(wanted, found, most) if wanted.dtype.kind == "f" else (wanted == found).mean() >= least)
             if not same:
-                raise RtsegError(f"the rewritten graph is not the one in {source}: {value.name} departs", "nothing was written; please report it, with the file")
+                raise RtsegError(f"the rewritten graph is not the one in {source}: {value.name} departs", "nothing was written; please report it")
     return {"ok": True, "bar": [most, least], "draws": DRAWS}
 
 

@@ -1,4 +1,5 @@
 """An ONNX file as it is asked about: who makes a tensor, its type and shape, its value where that is stored. What is not known is None."""
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,10 +78,8 @@ class View:
 
 def view(model):
     """A model as it can be asked about. Where ONNX cannot infer, only what the file itself says is known."""
-    try:
+    with suppress(onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
-        pass
     parts = list(graphs(model.graph))
     nodes = tuple(node for part in parts for node in part.node)
     stored = {tensor.name: tensor for part in parts for tensor in part.initializer}

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rtseg_deploy import adopt as adopting
-from rtseg_deploy import bench, checkpoints, demo, files, graphs, images, original, records
+from rtseg_deploy import bench, checkpoints, demo, files, graphs, images, records
 from rtseg_deploy.adopt import adopt
 from rtseg_deploy.backends import torch_eager
 from rtseg_deploy.errors import RtsegError

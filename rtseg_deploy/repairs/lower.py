@@ -13,8 +13,7 @@ from ..passes import checked
 
 REDUCTIONS = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSumSquare")
 NOTHING = ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum")  # of one element these give the element itself
-# GroupNormalization has its scale by group until opset 20, by channel from 21; RoiAlign's grid is shifted by half a pixel from opset 16
-OTHER_MEANING = ("GroupNormalization", "RoiAlign")
+OTHER_MEANING = ("RoiAlign",)       # its grid is shifted by half a pixel from opset 16 on
 
 
 class Refused(Exception):

@@ -3,7 +3,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from ..graphs import attribute, given
-from .lower import NOTHING, drop, without_effect
+from .lower import NOTHING, without_effect
 
 MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Expand", "Tile")  # values pass through them unchanged
 LARGEST_AREA = 300 * 300            # of one pooling; the limit of the rule pool-window lies above
@@ -108,11 +108,11 @@ def weights_and_bias(node, view):
 
 def cast_first(node, view):
     """Cast(move(x)) = move(Cast(x)) for what moves values and does not compute: the move, of floats, behind a Cast of its own."""
-    name = node.input[0]
-    readers = [other for other in view.nodes if node.output[0] in other.input]
-    outputs = {value.name for value in view.model.graph.output}
-    kinds = {attribute(other, "to") for other in readers if other.op_type == "Cast"}
-    if node.op_type not in MOVES or view.kinds.get(name) != TensorProto.UINT8 or node.output[0] in outputs or len(kinds) != 1 or not all(o.op_type == "Cast" for o in readers):
+    name, result = node.input[0], node.output[0]
+    readers = [other for other in view.nodes if result in other.input]
+    kinds = {attribute(other, "to") if other.op_type == "Cast" else None for other in readers}
+    last = result in {value.name for value in view.model.graph.output}
+    if node.op_type not in MOVES or view.kinds.get(name) != TensorProto.UINT8 or last or len(kinds) != 1 or None in kinds:
         return None
     floats = f"{node.output[0]}/cast"
     moved = helper.make_node(node.op_type, [floats, *node.input[1:]], list(node.output), node.name)
