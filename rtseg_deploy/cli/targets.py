@@ -1,5 +1,6 @@
 """Commands about targets: what is known of them, and whether a file will do for them."""
 import json
+import os
 import sys
 
 import click
@@ -58,6 +59,8 @@ def check(model, names, parser, fix, path, rules, families, markdown, as_json):
         raise click.UsageError("name a MODEL.onnx and at least one --target")
     if bool(path) != fix or fix and not path.endswith(".onnx"):
         raise click.UsageError("--fix and -o GOAL.onnx go together")
+    if fix and os.path.realpath(model) in (os.path.realpath(path), os.path.realpath(f"{path}.json")):
+        raise click.BadParameter(f"{path!r} would overwrite the original", param_hint="'-o'")
     need("onnx", *(("onnx_graphsurgeon", "polygraphy", "onnxruntime") if fix else ()))
     with progress() as tell:
         verdicts, repairs = (fixed if fix else looked_at)(model, names, parser, path, tell)
