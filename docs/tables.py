@@ -1,6 +1,8 @@
 """Fill the tables of a document: each stands between a line `<!-- rtseg-deploy … -->`, the command that makes it, and `<!-- end -->`.
 
     python docs/tables.py docs/networks.md docs/matrix.md
+
+It ends, with the document as it was, where a command fails or prints no table.
 """
 import re
 import subprocess
@@ -9,7 +11,11 @@ from pathlib import Path
 
 
 def filled(match):
-    table = subprocess.run([sys.executable, "-m", *match[1].replace("rtseg-deploy", "rtseg_deploy", 1).split()], capture_output=True, text=True).stdout
+    command = [sys.executable, "-m", *match[1].replace("rtseg-deploy", "rtseg_deploy", 1).split()]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    table = result.stdout
+    if result.returncode or table.count("\n|") < 2:
+        sys.exit(f"{match[1]} ended with status {result.returncode} and {'a' if table.strip() else 'no'} table")
     return f"<!-- {match[1]} -->\n\n`{match[1]}`\n\n{table.strip()}\n\n<!-- end -->"
 
 

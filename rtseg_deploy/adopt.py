@@ -11,10 +11,12 @@ import onnx
 from onnx import TensorProto, helper, version_converter
 
 from . import facts, files, own, passes, proof
+from .check import old_parser_warnings
 from .errors import RtsegError, first_line
-from .original import HALF, MOST_CLASSES, RUNTIME_ERRORS, decided, graphs, interface, observed, read, sides_of, tensors
+from .graphs import graphs, sides_of
+from .original import HALF, MOST_CLASSES, RUNTIME_ERRORS, decided, interface, observed, read, tensors
 from .records import Artifact, write_artifact
-from .remarks import OPSETS, bindings, old_parser_warnings, portrait_warning, versions, weights_bytes
+from .remarks import OPSETS, bindings, portrait_warning, versions, weights_bytes
 
 
 def adopt(source, path, normalisation, resolution=None, class_set="", tell=lambda step, done: None):

@@ -36,6 +36,7 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=launch.quie
     if artifact.kind != "onnx":
         raise RtsegError(f"{path} is an engine already", "engines are built from the ONNX file that rtseg-deploy export writes")
     runtime, version, gpu = builder(target, place, tell)
+    refuse_unparsed(path, target, "" if runtime == "tensorrt_rtx" else version)
     precision = "fp16" if fp16 else artifact.precision
     goal = goal_of(path, target, precision, root)
     cache = goal.parent / f"{gpu['name'].replace(' ', '-')}-{version}.timing-cache" if gpu else None
@@ -64,6 +65,17 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=launch.quie
             return engine
 
         return goal, write_artifact(goal, fill)
+
+
+def refuse_unparsed(path, target, version):
+    """Raise RtsegError for the first node that the parser of that TensorRT does not take, before a device is asked; see check.py."""
+    need("onnx")
+    import onnx
+
+    from . import check
+
+    parser = facts.parser_of(version, "rtx" if target.ahead_of_time and not version else target.parser)
+    check.refuse(check.findings(onnx.load(path), parser, target.compute_capability), f"{parser.serves} does not take {path} for {target.name}")
 
 
 def goal_of(path, target, precision, root):
@@ -176,7 +188,7 @@ def prepared(path, artifact, precision, channels, goal, tell, kept=()):
 
 def built_with(result, target):
     """What decides where the engine loads; of a machine with the device, also what was there."""
-    gpu = result.get("gpu", {})
+    gpu = result.get("gpu", {}) if result["runtime"] == "tensorrt" else {}    # ahead of time the machine's own is beside the point
     return {"runtime": result["runtime"], "version": result["version"], "compute_capability": gpu.get("compute_capability", target.compute_capability),
             "flags": result.get("flags"), "gpu": gpu.get("name"), "driver": gpu.get("driver")}
 

@@ -6,24 +6,30 @@ from dataclasses import asdict
 import onnx
 import torch
 
-from . import facts, fp16, passes, proof
+from . import check, facts, fp16, graphs, passes, proof, repairs
 from .deployed import deployed
 from .errors import RtsegError, first_line
 from .records import Artifact, size, write_artifact
-from .remarks import OPSETS, bindings, old_parser_warnings, portrait_warning, versions, weights_bytes
+from .remarks import OPSETS, bindings, portrait_warning, versions, weights_bytes
 
 DEFAULT_OPSET = 17                  # TensorRT 8.6 and everything newer; 13 for TensorRT 8.2
 
 
-def export(trained, path, resolution, opset=DEFAULT_OPSET, precision="fp32", output="logits", input="normalised", class_set="",
-           tell=lambda step, done: None):
+def export(trained, path, resolution, opset=None, precision="fp32", output="logits", input="normalised", class_set="",
+           tell=lambda step, done: None, target=""):
     """Write the artifact and its sidecar; returns the Artifact.
 
     resolution: (height, width). output, input: see records.Artifact. tell(step, fraction done) is called as it goes.
-    Raises RtsegError, with nothing written, for a size that the network cannot take or a graph that is not the network.
+    target: by name; the graph is written so that its parser takes it. opset: the target's if not given, or DEFAULT_OPSET.
+    Raises RtsegError, with nothing written, for a size that the network cannot take, a graph that is not the network, or one that the
+    target's parser does not take.
     """
     names = facts.class_set(class_set, trained.classes)
     refuse_size(trained, resolution)
+    device = facts.target(target) if target else None
+    refuse_input(device, input)
+    kept = () if opset is None else ("lower",)
+    opset = opset or (device.opset if device else DEFAULT_OPSET)
     if opset not in OPSETS:
         raise RtsegError(f"opset {opset} cannot be written", f"choose one from {OPSETS.start} to {OPSETS.stop - 1}")
     net = deployed(trained, output, opset, input)
@@ -34,18 +40,24 @@ def export(trained, path, resolution, opset=DEFAULT_OPSET, precision="fp32", out
     raw = trace(net, torch.from_numpy(inputs["street"].fed), opset)
     tell("folding BatchNorm", 0.15)
     model, fold = passes.optimise(raw)
+    rewritten = []
+    if device:
+        kept += ("as_convolution",) if precision == "fp16" else ()  # only in FP32 is it needed
+        model, rewritten = repairs.repaired(model, check.parser_for(device), device.compute_capability, kept)
     tell("proving it against PyTorch", 0.3)
     parity = prove(net, raw, model, inputs)
     if precision == "fp16":
         tell("converting to FP16 and proving it", 0.7)
         model, parity = fp16.convert(model, reference(net), inputs)
+    warned = parser_warnings(model, device)
 
     artifact = Artifact(
         kind="onnx", model=trained.network.name, dialect=trained.dialect.name, classes=trained.classes, class_set=names.name,
-        resolution=tuple(resolution), precision=precision, input=input, output=output, normalisation=normalisation, opset=opset,
-        weights_bytes=weights_bytes(model), parent=trained.parent, versions=versions(torch=torch.__version__),
-        checks={"fold": fold, "parity": parity, "tensors": bindings(model)},
-        warnings=seed_warning(trained) + otherwise_warning(trained) + batch_warning(fold) + portrait_warning(resolution) + old_parser_warnings(model))
+        resolution=tuple(resolution), precision=precision, input=input, output=output, normalisation=normalisation,
+        opset=graphs.opset_of(model), weights_bytes=weights_bytes(model), parent=trained.parent,
+        checks={"fold": fold, "parity": parity, "tensors": bindings(model), **({"repairs": {"target": target, "rows": rewritten}} if device else {})},
+        versions=versions(torch=torch.__version__),
+        warnings=seed_warning(trained) + otherwise_warning(trained) + batch_warning(fold) + portrait_warning(resolution) + warned)
     tell("writing", 0.95)
     return write_artifact(path, lambda temporary: (temporary.write_bytes(model.SerializeToString()), artifact)[1])
 
@@ -58,6 +70,21 @@ def refuse_size(trained, resolution):
         near = tuple(max(1, round(side / grid)) * grid for side in resolution)
         raise RtsegError(f"{network.name} ({dialect.name}) takes heights and widths that are multiples of {grid}, not {size(resolution)}",
                          f"the nearest: --resolution {size(near)}")
+
+
+def refuse_input(device, kind):
+    """Raise RtsegError for an input of a type that the target's parser does not know."""
+    if device and kind != "normalised" and "UINT8" not in check.parser_for(device).types:
+        raise RtsegError(f"{check.parser_for(device).serves}, which {device.name} has, takes no uint8 input", "export it with --input normalised")
+
+
+def parser_warnings(model, device):
+    """What the target's parser does with the graph besides taking it; without a target, what older ones do. Raises RtsegError where it does not take it."""
+    if device is None:
+        return check.old_parser_warnings(model)
+    verdict, = check.check(model, [device.name])
+    check.refuse(verdict.findings, f"{check.parser_for(device).serves} will not take this graph for {device.name}")
+    return tuple(f"{device.name}: {where}: {one.reason}" for one, where in verdict.lines() if one.severity == "warning")
 
 
 def seed_warning(trained):

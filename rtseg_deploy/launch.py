@@ -124,7 +124,8 @@ class Here:
         environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", **backend}
         status, log = watched([sys.executable, *job.worker, "job.json", "result.json"], tell, cwd=folder, env=environment)
         if not (folder / "result.json").is_file():
-            raise RtsegError(f"the worker for {request['action']} {death(status)}: {last_line(log)}", "run it again with less beside it")
+            less = ", and give it less: --workspace 256" if request["action"] == "build" else ""
+            raise RtsegError(f"the worker for {request['action']} {death(status)}: {last_line(log)}", f"run it again with less beside it{less}")
 
 
 def watched(command, tell, **options):

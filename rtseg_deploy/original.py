@@ -1,19 +1,17 @@
 """An ONNX file from elsewhere: read without trusting it, and seen to be a segmentation network of one input and one output."""
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
-from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 from . import proof
 from .errors import RtsegError, first_line
+from .graphs import graphs, load, sides_of
 from .records import size
 
-LARGEST_FILE = 2**31                # bytes: what protobuf reads
 LONGEST_SIDE = 16384                # pixels
 MOST_CLASSES = 10_000
 RUNTIME_ERRORS = (UnicodeDecodeError, *(kind for kind in vars(runtime).values() if isinstance(kind, type) and issubclass(kind, Exception)))
@@ -75,14 +73,7 @@ class Result:
 
 def read(source):
     """The model in a file, whole and in plain ONNX. Raises RtsegError."""
-    try:
-        if Path(source).stat().st_size >= LARGEST_FILE:
-            raise RtsegError(f"{source} is larger than the 2 GiB that an ONNX file can be", "check that it is the right file")
-        model = onnx.load_from_string(Path(source).read_bytes())
-    except OSError as error:
-        raise RtsegError(f"{source}: {error.strerror}") from None
-    except DecodeError:
-        raise RtsegError(f"{source} is truncated or not an ONNX file", "a checkpoint is turned into one with rtseg-deploy export") from None
+    model = load(source)
     if model.functions:
         raise RtsegError(f"{source} defines functions of its own, such as {model.functions[0].name}, which cannot be seen into",
                          "inline them: onnx.save(onnx.inliner.inline_local_functions(onnx.load(F)), G)")
@@ -112,15 +103,6 @@ def refuse_node(node, source):
         raise RtsegError(f"{name} holds a sparse tensor", "export it with dense ones")
     if "Linear" in str(node.op_type) or str(node.op_type).endswith("Integer"):  # a name that is no text is bytes; the checker refuses it later
         raise RtsegError(f"{name}: the network is quantised", "take the FP32 file that it was made from")
-
-
-def graphs(graph):
-    """A graph and all graphs within it."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in ([attribute.g] if attribute.HasField("g") else attribute.graphs):
-                yield from graphs(inner)
 
 
 def tensors(graph):
@@ -164,13 +146,6 @@ def layout(value, source):
         if value.type.tensor_type.elem_type == element and len(sides or ()) == len(wanted) and all(None in pair or pair[0] == pair[1] for pair in pairs):
             return kind, pairs
     raise RtsegError(f"{source}: the input {value.name} is {described(value.type.tensor_type.elem_type, sides)}", f"export it again to take {TAKEN}")
-
-
-def sides_of(value):
-    """The sides of a tensor, None for those that are free; None where not even their number is known."""
-    if not value.type.tensor_type.HasField("shape"):
-        return None
-    return [dim.dim_value if dim.dim_value > 0 else None for dim in value.type.tensor_type.shape.dim]
 
 
 def described(element, sides):

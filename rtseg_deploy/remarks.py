@@ -16,18 +16,6 @@ def portrait_warning(resolution):
     return (f"{size(resolution)} is taller than wide, and street images are wide: sizes are HEIGHTxWIDTH; did you mean {width}x{height}?",)
 
 
-def old_parser_warnings(model):
-    """What an older TensorRT misreads without a word, or does not take."""
-    opset = model.opset_import[0].version
-    found = []
-    if any(node.op_type == "ReduceMean" and len(node.input) > 1 for node in model.graph.node):
-        found.append("opset 18 and newer give ReduceMean its axes as an input, which TensorRT 8 ignores: "
-                     "for a GTX 1080 Ti export with opset 17, for a Jetson TX2 13")
-    if opset < 14 and model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8:
-        found.append("TensorRT 8.2 (Jetson TX2) takes no uint8 input: for it, export with normalised float32 input")
-    return tuple(found)
-
-
 def bindings(model):
     """Name, type and shape of the graph's input and output."""
     return {side: {"name": value.name, "type": onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type),

@@ -1,5 +1,6 @@
 """What a person reads: tables and lines for the terminal."""
 import math
+from collections import Counter
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -153,3 +154,50 @@ def inspection_table(found):
     for name, value in rows:
         table.add_row(name, Text(value))
     return Group(Text(found["file"], no_wrap=True, overflow="ignore"), table)
+
+
+def findings_table(verdict):
+    """What a target's parser makes of a file, a line for each rule; verdict: a check.Verdict."""
+    found = Counter(one.severity for one in verdict.findings)
+    counts = ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in found.items()) or "nothing found"
+    said = verdict.asked and (f"; {verdict.asked['by']} itself {'takes it' if verdict.asked['takes'] else 'refuses it'}"
+                              + ("" if verdict.parser == "rtx" else " (a proxy for TensorRT 10 and 11)"))
+    title = f"{verdict.target}, parser {verdict.parser}: {'passes' if verdict.passes else 'does not pass'}; {counts}{said or ''}"
+    if not verdict.findings:
+        return Group(title, "")
+    table = Table("", "rule", "at", "what", "what to do", box=SIMPLE_HEAD)
+    for one, where in verdict.lines():
+        table.add_row(*(Text(word) for word in (one.severity, one.rule, where, one.reason, one.fix)))
+    return Group(title, table)
+
+
+def repairs_table(rows):
+    """What was rewritten and what was not; rows: of repairs.repaired."""
+    table = Table("repair", "what", "nodes", box=SIMPLE_HEAD)
+    for row in rows:
+        nodes = ", ".join(row["nodes"][:3]) + (f" and {len(row['nodes']) - 3} more" if len(row["nodes"]) > 3 else "")
+        table.add_row(*(Text(word) for word in (row["repair"], row.get("done") or f"not done: {row['refused']}", nodes)))
+    return table
+
+
+def target_rows(targets):
+    """Rows of plain values; targets: facts.Target."""
+    return [{"target": one.name, "device": one.device.name, "compute capability": one.compute_capability, "TensorRT": one.runtime,
+             "served by": ", ".join(one.tensorrt), "parser": one.parser, "opset": one.opset, "JetPack": one.jetpack, "CUDA": one.cuda, "Python": one.python,
+             "built": "here, ahead of time" if one.ahead_of_time else "on the device", "fast FP16": "yes" if one.device.fast_fp16 else "no",
+             "fast INT8": "yes" if one.device.fast_int8 else "no", "memory GiB": one.device.memory_gib, "FP32 TFLOPS": one.device.fp32_tflops,
+             "FP16 TFLOPS": one.device.fp16_tflops, "GB/s": one.device.bandwidth_gbs, "L2 MiB": one.device.l2_mib,
+             "source": f"{one.source}; {one.device.source}"} for one in targets]
+
+
+def rule_rows(rules):
+    """Rows of plain values; rules: facts.Rule."""
+    return [{"rule": one.name, "operators": {"*": "any", "model": "the model"}.get(" ".join(one.operators), ", ".join(one.operators)),
+             "parsers": ", ".join(one.parsers), "severity": one.severity + (f" for {one.capability}" if one.capability else ""), "what": one.reason,
+             "what to do": one.fix, "--fix": one.repair and "yes", "source": one.source} for one in rules]
+
+
+def upright(rows):
+    """A table with a column for each row, for rows of many values."""
+    first, *names = rows[0]
+    return side_by_side("", [str(row[first]) for row in rows], [(name, [cell("" if row[name] is None else row[name]) for row in rows]) for name in names])

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rtseg_deploy import adopt as adopting
-from rtseg_deploy import bench, checkpoints, demo, files, images, original, records
+from rtseg_deploy import bench, checkpoints, demo, files, graphs, images, records
 from rtseg_deploy.adopt import adopt
 from rtseg_deploy.backends import torch_eager
 from rtseg_deploy.errors import RtsegError
@@ -306,7 +306,7 @@ def test_a_checkpoint_is_none(goal):
 
 
 def test_files_larger_than_protobuf_reads(tmp_path, goal, monkeypatch):
-    monkeypatch.setattr(original, "LARGEST_FILE", 100)
+    monkeypatch.setattr(graphs, "LARGEST_FILE", 100)
     with pytest.raises(RtsegError, match="larger than the 2 GiB"):
         adopt(saved(plain(), tmp_path), goal, "imagenet", RESOLUTION)
 

@@ -12,9 +12,11 @@ from rtseg_deploy.models import networks
 PACKAGE = ROOT / "rtseg_deploy"
 # a module imports only from layers above its own
 LAYERS = [
-    {"errors", "device.runner", "device.steps"},
+    {"errors", "device.runner", "device.steps", "device.parser"},
     {"files", "telemetry"},
     {"records", "facts"},
+    {"graphs"},
+    {"rules"},
     {"images", "layers"},
     {"models"},
     {"saved", "complexity", "passes", "deployed", "precision"},
@@ -22,10 +24,11 @@ LAYERS = [
     {"own", "listing", "inspection", "proof"},
     {"backends"},
     {"fp16", "launch", "remarks", "original"},
-    {"ssh", "ondevice"},
-    {"export", "adopt", "build", "bench", "predict", "verify", "deploy_config", "dataflow"},
+    {"ssh", "ondevice", "check"},
+    {"repairs"},
+    {"export", "adopt", "fix", "build", "bench", "predict", "verify", "deploy_config", "dataflow"},
     {"bundle", "collect"},
-    {"measure", "matrix", "report", "estimate"},
+    {"measure", "matrix", "report", "estimate", "verdicts"},
     {"demo"},
     {"terminal"},
     {"cli"},

@@ -19,7 +19,7 @@ NET = """
 import torch
 from torch import nn
 def build():
-    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.LeakyReLU(0.5), nn.Conv2d(3, 3, 1), nn.LeakyReLU(0.5), nn.Conv2d(3, 3, 1), nn.LeakyReLU(0.5), nn.Conv2d(3, 3, 1), nn.LeakyReLU(0.5))
+    net = nn.Sequential(*(layer for _ in range(4) for layer in (nn.Conv2d(3, 3, 1), nn.LeakyReLU(0.5))))
     for layer in net[::2]:
         layer.weight.data[:] = torch.eye(3)[:, :, None, None]
         layer.bias.data[:] = 0
@@ -43,7 +43,8 @@ def network(tmp_path_factory):
     (folder / "echo.py").write_text(NET)
     (folder / "nets").mkdir()
     (folder / "nets/echo.py").write_text(NET)
-    run("export", "--model", "nets.echo:build", "-o", "net.onnx", "--resolution", "32x48", "--opset", 13, "--output", "labels", "--normalisation", "none", cwd=folder)
+    run("export", "--model", "nets.echo:build", "-o", "net.onnx", "--resolution", "32x48", "--opset", 13, "--output", "labels",
+        "--normalisation", "none", cwd=folder)
     return folder / "net.onnx"
 
 
@@ -116,7 +117,8 @@ def test_fp16_that_holds_needs_one_build(device, network):
 
 
 def test_an_fp32_engine_with_other_labels_is_refused(device, network, tmp_path):
-    err = build(device, network, device("8.6", tensors=[["input", True, "FLOAT", [1, 3, 32, 48]], ["output", False, "INT32", [1, 3, 32, 48]]]), "gtx-1080ti", status=1)
+    tensors = [["input", True, "FLOAT", [1, 3, 32, 48]], ["output", False, "INT32", [1, 3, 32, 48]]]
+    err = build(device, network, device("8.6", tensors=tensors), "gtx-1080ti", status=1)
     assert "labels" in err.splitlines()[-1]
     assert not list(tmp_path.rglob("*.engine*"))
 

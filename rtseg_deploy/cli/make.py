@@ -82,7 +82,8 @@ def inspect(checkpoint, model, dialect, as_json):
 @click.option("--resolution", type=Size(), required=True, help="Input size, height first.")
 @click.option("--model", help="A name from `rtseg-deploy models`, found by fit if not given; or package.module:factory, a network of your own.")
 @click.option("--dialect", help="A name from `rtseg-deploy models --dialects`; found by fit if not given.")
-@click.option("--opset", type=int, default=17, show_default=True, help="13 for TensorRT 8.2 (Jetson TX2), 17 for 8.6, any newer.")
+@click.option("--target", default="", help="A name from `rtseg-deploy targets`: the graph is written so that its TensorRT takes it, or not at all.")
+@click.option("--opset", type=int, help="The target's if not given, or 17; 13 for TensorRT 8.2 (Jetson TX2), 17 for 8.6, any newer.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True, help="fp16 keeps the types of input and output.")
 @click.option("--input", "input_", type=click.Choice(["normalised", "rgb8", "rgb8-nchw"]), default="normalised", show_default=True,
               help="normalised: 1x3xHxW float32. rgb8: HxWx3 uint8 straight from the camera, the normalisation in the graph; rgb8-nchw: 1x3xHxW.")
@@ -92,7 +93,7 @@ def inspect(checkpoint, model, dialect, as_json):
 @click.option("--normalisation", type=click.Choice(["imagenet", "cityscapes", "coco", "ade20k", "none"]),
               help="Of a network of your own, imagenet if not given; every known implementation has its own.")
 @as_json
-def export(checkpoint, path, resolution, model, dialect, opset, precision, input_, output, classes, normalisation, as_json):
+def export(checkpoint, path, resolution, model, dialect, target, opset, precision, input_, output, classes, normalisation, as_json):
     """Turn a checkpoint into an ONNX file: BatchNorm folded, proven equal to PyTorch, described by a sidecar.
 
     Without a checkpoint, --model gets random weights, which are good for speed and size.
@@ -102,6 +103,7 @@ def export(checkpoint, path, resolution, model, dialect, opset, precision, input
       rtseg-deploy export weights.pth -o net.onnx --resolution 1024x2048
       rtseg-deploy export weights.pth -o net.onnx --resolution 512x1024 --model mypackage.net:build
       rtseg-deploy export --model ddrnet-39 -o ddrnet.onnx --resolution 1024x1024
+      rtseg-deploy export weights.pth -o tx2.onnx --resolution 512x1024 --target jetson-tx2
     """
     if not path.endswith(".onnx"):
         raise click.BadParameter(f"{path!r} does not end in .onnx", param_hint="'-o'")
@@ -115,7 +117,7 @@ def export(checkpoint, path, resolution, model, dialect, opset, precision, input
         from ..export import export as export_trained
 
         trained = trained_network(checkpoint, model, dialect, normalisation, classes)
-        artifact = export_trained(trained, path, resolution, opset, precision, output, input_, class_set(classes, trained.classes), tell)
+        artifact = export_trained(trained, path, resolution, opset, precision, output, input_, class_set(classes, trained.classes), tell, target)
     tell_artifact(path, artifact, as_json)
 
 

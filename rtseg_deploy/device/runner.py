@@ -466,10 +466,10 @@ def keep_in_fp32(log, network, config, names):
     """Hold these layers to FP32; returns those that compute floats: of shapes and integers the builder refuses it."""
     trt, layers = log.trt, {layer.name: layer for layer in map(network.get_layer, range(network.num_layers))}
     refuse(not hasattr(trt.BuilderFlag, "OBEY_PRECISION_CONSTRAINTS"), log.name + " takes types from the graph", "put casts around these layers there")
-    absent = [name for name in names if name not in layers]
-    refuse(absent, "the network has no layer called %s" % ", ".join(absent), "its names: %s, ..." % ", ".join(sorted(layers)[:5]))
+    refuse(not any(name in layers for name in names), "the network has no layer called %s" % ", ".join(names),
+           "its names: %s, ..." % ", ".join(sorted(layers)[:5]))       # a parser may call some nodes' layers otherwise
     config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-    kept = [name for name in names if all(produced.dtype in (trt.DataType.FLOAT, trt.DataType.HALF) and not produced.is_shape_tensor
+    kept = [name for name in names if name in layers and all(produced.dtype in (trt.DataType.FLOAT, trt.DataType.HALF) and not produced.is_shape_tensor
                                           for produced in map(layers[name].get_output, range(layers[name].num_outputs)))]
     for layer in map(layers.get, kept):
         layer.precision = trt.DataType.FLOAT

@@ -13,6 +13,11 @@ def rows(name):
         return list(csv.DictReader(file))
 
 
+def begins(version, prefixes):
+    """Whether one of the prefixes is the beginning of a version: 8.6 is of 8.6.1, and 1 is not of 10.0."""
+    return any(version.split(".")[:len(prefix.split("."))] == prefix.split(".") for prefix in prefixes)
+
+
 def number(text):
     return float(text) if text else None
 
@@ -67,7 +72,7 @@ class Target:
 
     def served_by(self, version):
         """Whether that version of TensorRT, such as 8.6.1, serves it."""
-        return any(version.split(".")[:len(prefix.split("."))] == prefix.split(".") for prefix in self.tensorrt)
+        return begins(version, self.tensorrt)
 
 
 @cache
@@ -90,6 +95,7 @@ def target(name):
 class Parser:
     """The reader of ONNX files of one family of TensorRT versions."""
     name: str
+    versions: tuple                 # of TensorRT that it comes with, as prefixes
     serves: str
     opset: int                      # the newest that it states
     types: tuple                    # ONNX's names of those that it takes
@@ -99,13 +105,50 @@ class Parser:
 @cache
 def parsers():
     """Name -> Parser, oldest first."""
-    return {row["name"]: Parser(**{**row, "opset": int(row["opset"]), "types": tuple(row["types"].split())}) for row in rows("parsers.csv")}
+    return {row["name"]: Parser(**{**row, "opset": int(row["opset"]), "versions": tuple(row["versions"].split()), "types": tuple(row["types"].split())})
+            for row in rows("parsers.csv")}
+
+
+def parser_of(version, otherwise):
+    """The Parser that comes with a version of TensorRT; of the name `otherwise` where the version is not known."""
+    return next((parser for parser in parsers().values() if version and begins(version, parser.versions)), parsers()[otherwise])
 
 
 @cache
 def group_channels():
     """(parser, compute capability, precision) -> channels a group that small groups of a convolution are widened to, where they are expanded otherwise."""
     return {(row["parser"], row["compute_capability"], row["precision"]): int(row["channels"]) for row in rows("groups.csv")}
+
+
+@cache
+def operators():
+    """ONNX operator -> (names of the parsers that take it, what says the same elsewhere or ""). parsers() has the sources."""
+    return {row["operator"]: (tuple(row["parsers"].split()), row["instead"]) for row in rows("operators.csv")}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a parser does not take, misreads, or does otherwise than is expected."""
+    name: str
+    operators: tuple                # that it is for; "*" is each, "model" the whole
+    parsers: tuple
+    capability: str                 # the compute capability that it is for, or ""
+    severity: str                   # error, warning, note
+    condition: tuple                # ((predicate of rules.py, its arguments), …): all must hold
+    reason: str
+    fix: str
+    repair: str                     # a name in repairs.REPAIRS, or ""
+    source: str
+
+
+@cache
+def rules():
+    """Name -> Rule."""
+    def condition(text):
+        return tuple((words[0], tuple(words[1:])) for words in map(str.split, text.split(" & ")))
+
+    return {row["name"]: Rule(**{**row, "operators": tuple(row["operators"].split()), "parsers": tuple(row["parsers"].split()),
+                                 "condition": condition(row["condition"])}) for row in rows("rules.csv")}
 
 
 @dataclass(frozen=True)

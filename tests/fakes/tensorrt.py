@@ -178,7 +178,8 @@ class Builder:
             config._state["cache"]._state["text"] += b" " + " ".join(name for name, _ in layers).encode()
         plan = {"version": self._version, "network_flags": names, "config": settings, "layers": layers, "device": NAME.decode(),
                 "tensors": graph.get("tensors", IMAGE),
-                "broken": any(kind == "HALF" and name in graph.get("overflows", []) for name, kind in layers), "seconds": graph.get("seconds", SECONDS)[tactics]}
+                "broken": any(kind == "HALF" and name in graph.get("overflows", []) for name, kind in layers),
+                "seconds": graph.get("seconds", SECONDS)[tactics]}
         return self._trt.IHostMemory(json.dumps(plan).encode())
 
 

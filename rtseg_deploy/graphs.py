@@ -1,0 +1,119 @@
+"""An ONNX file as it is asked about: who makes a tensor, its type and shape, its value where that is stored. What is not known is None."""
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import helper, numpy_helper
+
+from .errors import RtsegError
+
+LARGEST_FILE = 2**31                # bytes: what protobuf reads
+
+
+def load(source):
+    """The model in a file, however it may be. Raises RtsegError where there is none."""
+    try:
+        if Path(source).stat().st_size >= LARGEST_FILE:
+            raise RtsegError(f"{source} is larger than the 2 GiB that an ONNX file can be", "check that it is the right file")
+        return onnx.load_from_string(Path(source).read_bytes())
+    except OSError as error:
+        raise RtsegError(f"{source}: {error.strerror}") from None
+    except DecodeError:
+        raise RtsegError(f"{source} is truncated or not an ONNX file", "a checkpoint is turned into one with rtseg-deploy export") from None
+
+
+def graphs(graph):
+    """A graph and all graphs within it."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in ([attribute.g] if attribute.HasField("g") else attribute.graphs):
+                yield from graphs(inner)
+
+
+def sides_of(value):
+    """The sides of a tensor, None for those that are free; None where not even their number is known."""
+    if not value.type.tensor_type.HasField("shape"):
+        return None
+    return [dim.dim_value if dim.dim_value > 0 else None for dim in value.type.tensor_type.shape.dim]
+
+
+@dataclass(frozen=True)
+class View:
+    """Names are unique in all graphs of a model, so what is within an If is beside the rest."""
+    model: onnx.ModelProto
+    opset: int
+    nodes: tuple
+    makers: dict                    # tensor -> the node that makes it
+    stored: dict                    # tensor -> TensorProto
+    kinds: dict                     # tensor -> element type
+    shapes: dict                    # tensor -> sides, each None where free
+
+    @property
+    def inputs(self):
+        return [value for value in self.model.graph.input if value.name not in self.stored]
+
+    def value(self, name):
+        """The array that is stored for a tensor; None for one that is computed, or that lies in another file."""
+        tensor = self.stored.get(name)
+        return None if tensor is None or tensor.external_data else numpy_helper.to_array(tensor)
+
+    def varies(self, name):
+        """Whether a tensor depends on an input of the model; the Shape of one whose sides are all known does not."""
+        inputs, seen, open_ = {value.name for value in self.inputs}, set(), [name]
+        while open_:
+            name = open_.pop()
+            maker = self.makers.get(name)
+            if name in seen or maker and maker.op_type in ("Shape", "Size") and None not in (self.shapes.get(maker.input[0]) or [None]):
+                continue
+            if name in inputs:
+                return True
+            seen.add(name)
+            open_ += maker.input if maker else ()
+        return False
+
+
+def view(model):
+    """A model as it can be asked about. Where ONNX cannot infer, only what the file itself says is known."""
+    with suppress(onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    parts = list(graphs(model.graph))
+    nodes = tuple(node for part in parts for node in part.node)
+    stored = {tensor.name: tensor for part in parts for tensor in part.initializer}
+    stored |= {node.output[0]: tensor for node in nodes if node.op_type == "Constant" and (tensor := constant_tensor(node)) is not None}
+    values = [value for part in parts for value in (*part.value_info, *part.input, *part.output) if value.type.HasField("tensor_type")]
+    return View(model, opset_of(model), nodes, {name: node for node in nodes for name in node.output if name}, stored,
+                {value.name: value.type.tensor_type.elem_type for value in values} | {name: tensor.data_type for name, tensor in stored.items()},
+                {value.name: sides_of(value) for value in values} | {name: list(tensor.dims) for name, tensor in stored.items()})
+
+
+def opset_of(model):
+    """The version of ONNX's own operators. Raises RtsegError where the model names none."""
+    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
+    if version is None:
+        raise RtsegError("the model names no opset of ONNX", "export it again")
+    return version
+
+
+def constant_tensor(node):
+    """What a Constant holds, as a tensor; None where it is sparse or text."""
+    for attribute in node.attribute:
+        if attribute.name == "value":
+            return attribute.t
+        if attribute.name in ("value_int", "value_ints", "value_float", "value_floats"):
+            return numpy_helper.from_array(np.asarray(helper.get_attribute_value(attribute), np.int64 if "int" in attribute.name else np.float32))
+    return None
+
+
+def attribute(node, name, default=None):
+    """An attribute's value, text as text; the default where it is not given."""
+    found = next((helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name), default)
+    return found.decode(errors="replace") if isinstance(found, bytes) else found
+
+
+def given(node, index):
+    """The name of an input, or "" where it is left out."""
+    return node.input[index] if index < len(node.input) else ""
