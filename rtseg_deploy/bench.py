@@ -18,6 +18,7 @@ TWO_SPEEDS = 1.5                    # median / minimum; 1.05 to 1.15 on a quiet 
 SPIKE_LIMIT = 0.05                  # share of the time above the third quartile + 3 interquartile ranges
 SAME_LABELS = 0.999                 # below this two backends did not do the same work
 FAULTS_WORTH_A_NOTE = 100           # minor page faults an iteration
+SAMPLES = ("seconds", "warmup_seconds", "device_seconds", "enqueue_seconds")
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,17 @@ class Benchmark:
     minor_faults: int
     environment: dict
     same_labels: dict                # backend compared with -> share of equal labels
+    device_seconds: tuple = ()       # of a GPU: by its own events, in steps of their own
+    enqueue_seconds: tuple = ()      # the host's, until each of those calls returned
+    back_to_back_seconds: float = 0.0    # as many steps once more, waited for together: a queue, not a latency
 
     @property
     def statistics(self):
-        return statistics(self.seconds)
+        found = statistics(self.seconds)
+        if self.device_seconds:
+            found.update(device_median_ms=1e3 * float(np.median(self.device_seconds)), enqueue_median_ms=1e3 * float(np.median(self.enqueue_seconds)),
+                         back_to_back_fps=len(self.device_seconds) / self.back_to_back_seconds)
+        return found
 
     @property
     def warnings(self):
@@ -58,7 +66,7 @@ class Benchmark:
     def to_json(self, samples=True):
         value = {"format": FORMAT, "kind": "benchmark", **asdict(self), "iterations": len(self.seconds), "statistics": self.statistics,
                  "status": "unstable" if self.warnings else "stable", "warnings": self.warnings, "notes": self.notes}
-        return value if samples else {name: value[name] for name in value if name not in ("seconds", "warmup_seconds")}
+        return value if samples else {name: value[name] for name in value if name not in SAMPLES}
 
 
 def statistics(seconds):
@@ -89,7 +97,8 @@ def doubts(seconds):
     return found
 
 
-def bench(path, asked, iterations, image=None, threads=None, results="results", own=None, place=None, tell=lambda step, done: None):
+def bench(path, asked, iterations, image=None, threads=None, results="results", own=None, place=None, cuda_graph=False,
+          tell=lambda step, done: None):
     """Time one artifact on each backend asked for, in order; returns [(result file, Benchmark)]. Every figure is on disk as soon as it is done."""
     artifact = read_artifact(path)
     names = backends.chosen(artifact, asked)
@@ -97,7 +106,7 @@ def bench(path, asked, iterations, image=None, threads=None, results="results", 
     done, first = [], None
     for backend in names:
         title = f"{artifact.model} {size(artifact.resolution)} {backend}"
-        job = launch.on_backend("time", path, artifact, backend, [array], threads, own, iterations=iterations)
+        job = launch.on_backend("time", path, artifact, backend, [array], threads, own, iterations=iterations, cuda_graph=cuda_graph)
         with launch.ran(job, place, lambda step, share, title=title: tell(f"{title}: {step}", share)) as (result, folder):
             (labels,) = launch.labels_in(folder, job)
         same = {}
@@ -112,7 +121,8 @@ def bench(path, asked, iterations, image=None, threads=None, results="results", 
 def figure(artifact, path, backend, fed, result, on="", same=None):
     """The Benchmark of a worker's result."""
     return Benchmark(artifact.to_json(), str(path), backend, artifact.resolution, fed, tuple(result["seconds"]), tuple(result["warmup_seconds"]),
-                     result["minor_faults"], {**result["environment"], "on": on}, same or {})
+                     result["minor_faults"], {**result["environment"], "on": on}, same or {}, tuple(result.get("device_seconds", ())),
+                     tuple(result.get("enqueue_seconds", ())), result.get("back_to_back_seconds", 0.0))
 
 
 def picture(artifact, image):

@@ -10,12 +10,13 @@ from .records import read_artifact, size
 
 
 def measure(subject, resolutions, backends, iterations, image=None, threads=None, results="results", dialect=None, place=None,
-            tell=lambda step, done: None):
+            cuda_graph=False, tell=lambda step, done: None):
     """Time an artifact, a checkpoint, or a network by name, at each resolution; returns [(result file, Benchmark)].
 
     An artifact has one resolution: for any other its checkpoint is exported again, the same way.
     """
-    rest = {"asked": backends, "iterations": iterations, "image": image, "threads": threads, "results": results, "place": place, "tell": tell}
+    rest = {"asked": backends, "iterations": iterations, "image": image, "threads": threads, "results": results, "place": place, "cuda_graph": cuda_graph,
+            "tell": tell}
     if Path(subject).suffix not in (".onnx", ".engine"):
         if not resolutions:
             raise RtsegError(f"{subject} has no size of its own", "add --resolution HxW")

@@ -65,8 +65,12 @@ def bench_table(benchmarks):
     rows = [("FPS", ["" if f.backend == "null" else f"{s['fps']:,.1f}" for f, s in zip(figures, statistics)])]
     for name in ("mean", "median", "MAD", "p90", "p95", "p99", "min", "max"):
         rows.append((f"{name} ms", [milliseconds(s[f"{name.lower()}_ms"]) for s in statistics]))
+    if any(figure.device_seconds for figure in figures):
+        for name, key in (("device median ms", "device_median_ms"), ("enqueue median ms", "enqueue_median_ms"), ("FPS back to back", "back_to_back_fps")):
+            rows.append((name, [milliseconds(s[key]) if key in s else "" for s in statistics]))
     rows += [("iterations", [str(len(f.seconds)) for f in figures]), ("status", [Text("unstable", "yellow") if f.warnings else "stable" for f in figures])]
-    return side_by_side("Speed: batch 1, host clock around each step, normalised float32 in, the network's output in host memory",
+    boundaries = dict.fromkeys(figure.environment.get("boundary", "nothing") for figure in figures)
+    return side_by_side(f"Speed: batch 1, host clock around each step; inside it the {' or the '.join(boundaries)}",
                         [f"{f.artifact['model']} {size(f.resolution)}\n{f.artifact['precision']} {f.artifact['output']}\n{f.backend}" for f in figures], rows)
 
 

@@ -80,8 +80,11 @@ def test_every_target_is_built_on_compared_timed_and_verified(device, network, v
     built = engine["checks"]["built"]
     assert built["runtime"] == "tensorrt" and built["compute_capability"] == facts.target(target).compute_capability and built["gpu"] in CHIPS[version]
     assert engine["checks"]["run_on_device"]["ok"] and all(row["labels_equal"] == 1 for row in engine["checks"]["run_on_device"]["inputs"].values())
-    out, _ = device.run("bench", engine["file"], "--on", url, "-n", 50, "--json", status=None)
+    out, _ = device.run("bench", engine["file"], "--on", url, "-n", 50, "--json", *(["--cuda-graph"] if version == "8.6" else []), status=None)
     (row,) = json.loads(out)
+    figures, written = row["statistics"], json.loads((tmp_path / row["file"]).read_text())
+    assert figures["device_median_ms"] == pytest.approx(1000 / 1024, rel=0.15) and figures["enqueue_median_ms"] < figures["device_median_ms"]
+    assert figures["back_to_back_fps"] >= figures["fps"] and len(written["device_seconds"]) == len(written["enqueue_seconds"]) == 50
     assert row["backend"] == "tensorrt" and row["iterations"] == 50 and row["statistics"]["median_ms"] == pytest.approx(1000 / 1024, rel=0.2)
     out, _ = device.run("verify", engine["file"], "--on", url)
     assert "loads" in out

@@ -52,4 +52,4 @@ class Session:
 
     def facts(self):
         return {"backend": "torch-eager", "torch": self.torch.__version__, "threads": self.threads, "malloc": ENVIRONMENT, "layout": str(self.layout),
-                "boundary": f"network: {self.kind} input and its output in host memory"}
+                "boundary": f"network, its {self.kind} input and its output in host memory"}

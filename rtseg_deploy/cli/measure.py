@@ -18,10 +18,11 @@ from .group import UNSTABLE, as_json, cli, need_export, on
 @click.option("--image", type=click.Path(exists=True, dir_okay=False), help="Input instead of seeded noise.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="All processors if not given.")
 @click.option("--dialect", help="Of a checkpoint that fits two.")
+@click.option("--cuda-graph", is_flag=True, help="On a GPU: launch each step as one CUDA graph.")
 @click.option("-o", "--results", default="results", show_default=True, type=click.Path(file_okay=False), help="Where result files go.")
 @on
 @as_json
-def bench(subject, resolutions, iterations, backends, image, threads, dialect, results, on, as_json):
+def bench(subject, resolutions, iterations, backends, image, threads, dialect, cuda_graph, results, on, as_json):
     """Time a network: an exported file, or a checkpoint, a name from `rtseg-deploy models` (random weights) or a package.module:factory, exported first.
 
     Exit status 3 says that the figure was measured but is unstable; why is printed.
@@ -37,7 +38,7 @@ def bench(subject, resolutions, iterations, backends, image, threads, dialect, r
 
     place = ssh.place(on)
     with progress() as tell:
-        done = measure(subject, resolutions, backends, iterations, image, threads, results, dialect, place, tell)
+        done = measure(subject, resolutions, backends, iterations, image, threads, results, dialect, place, cuda_graph, tell)
     if as_json:
         click.echo(json.dumps([{"file": str(path), **benchmark.to_json(samples=False)} for path, benchmark in done], indent=1))
     else:
