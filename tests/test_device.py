@@ -82,7 +82,7 @@ def test_every_target_is_built_on_compared_timed_and_verified(device, network, v
     assert engine["checks"]["run_on_device"]["ok"] and all(row["labels_equal"] == 1 for row in engine["checks"]["run_on_device"]["inputs"].values())
     out, _ = device.run("bench", engine["file"], "--on", url, "-n", 50, "--json", *(["--cuda-graph"] if version == "8.6" else []), status=None)
     (row,) = json.loads(out)
-    figures, written = row["statistics"], json.loads((tmp_path / row["file"]).read_text())
+    figures, written = row["statistics"], json.loads((tmp_path / row["result"]).read_text())
     assert figures["device_median_ms"] == pytest.approx(1000 / 1024, rel=0.15) and figures["enqueue_median_ms"] < figures["device_median_ms"]
     assert figures["back_to_back_fps"] >= figures["fps"] and len(written["device_seconds"]) == len(written["enqueue_seconds"]) == 50
     assert row["backend"] == "tensorrt" and row["iterations"] == 50 and row["statistics"]["median_ms"] == pytest.approx(1000 / 1024, rel=0.2)

@@ -40,7 +40,7 @@ def bench(subject, resolutions, iterations, backends, image, threads, dialect, c
     with progress() as tell:
         done = measure(subject, resolutions, backends, iterations, image, threads, results, dialect, place, cuda_graph, tell)
     if as_json:
-        click.echo(json.dumps([{"file": str(path), **benchmark.to_json(samples=False)} for path, benchmark in done], indent=1))
+        click.echo(json.dumps([{"result": str(path), **benchmark.to_json(samples=False)} for path, benchmark in done], indent=1))
     else:
         from ..report import bench_table, remarks
         show(bench_table(done), *remarks(done))
