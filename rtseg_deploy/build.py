@@ -1,4 +1,5 @@
 """ONNX artifact -> TensorRT engine, with its sidecar, under <root>/<target>/."""
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
@@ -39,7 +40,7 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=launch.quie
     refuse_unparsed(path, target, "" if runtime == "tensorrt_rtx" else version)
     precision = "fp16" if fp16 else artifact.precision
     goal = goal_of(path, target, precision, root)
-    cache = goal.parent / f"{gpu['name'].replace(' ', '-')}-{version}.timing-cache" if gpu else None
+    cache = goal.parent / (re.sub(r"[^\w.]+", "-", f"{gpu['name']}-{version}") + ".timing-cache") if gpu else None
 
     with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
         def attempt(kept, temporary):
@@ -111,7 +112,7 @@ def planned(path, artifact, target, precision, runtime, goal, tell=launch.quiet,
     """
     typed = runtime == "tensorrt_rtx" or version is not None and int(version.partition(".")[0]) >= STRONGLY_TYPED
     channels = None if keep_depthwise or runtime != "tensorrt_rtx" else facts.group_channels().get((target.parser, target.compute_capability, precision))
-    graph, proven = prepared(Path(path).resolve(), artifact, precision if typed else artifact.precision, channels, goal, tell, kept if typed else ())
+    graph, proven = prepared(Path(path), artifact, precision if typed else artifact.precision, channels, goal, tell, kept if typed else ())
     request = {"action": "build", "runtime": runtime, "onnx": "network.onnx", "engine": "engine", "precision": precision}
     if runtime == "tensorrt_rtx":
         return Plan(runtime, launch.Job({**request, "compute_capability": target.compute_capability}, {"network.onnx": graph}, ("engine",)), proven)

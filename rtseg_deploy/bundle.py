@@ -17,7 +17,7 @@ from .errors import RtsegError
 from .records import FORMAT, read_artifact
 
 RUN = '#!/bin/sh\n# Runs every job here, and packs the results: sh run.sh, or PYTHON=/path/of/python3 sh run.sh\n' \
-      'cd "$(dirname "$0")" && exec "${PYTHON:-python3}" steps.py\n'
+      'exec "${PYTHON:-python3}" "$(dirname "$0")/steps.py"\n'
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ def bundle(paths, goal, target_name=None, fp16=False, names=(), iterations=1000,
     if not (target_name or names):
         raise RtsegError("a bundle without --target and --backend has nothing to do", "name the device: --target jetson-tx2")
     target = facts.target(target_name) if target_name else None
+    refuse_same_names(list(map(Path, paths)), Path(goal))
     with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
         found = []
         for path in map(Path, paths):
@@ -50,6 +51,16 @@ def bundle(paths, goal, target_name=None, fp16=False, names=(), iterations=1000,
                     raise RtsegError(f"backend {backend} cannot go into a bundle", f"those that can: {', '.join(runner.SESSIONS)}")
                 found.append(timed(path, artifact, backend, iterations))
         return pack(found, goal, tell)
+
+
+def refuse_same_names(paths, goal):
+    """An engine is named by its ONNX file: two of a name would be one engine."""
+    for path in paths:
+        if path.resolve() == goal.resolve():
+            raise RtsegError(f"{goal} is one of the files to be packed", "choose another name for the bundle")
+        other = next(other for other in paths if other.stem == path.stem)
+        if other is not path:
+            raise RtsegError(f"the engines of {other} and {path} would have the same name", "rename one, and its sidecar, or make two bundles")
 
 
 def engine_steps(path, artifact, target, precision, iterations, folder, tell):
@@ -76,11 +87,11 @@ def timed(path, artifact, backend, iterations):
 
 def pack(found, goal, tell):
     """Write the archive; returns the names of its jobs."""
-    names = [f"{number:03}-{re.sub(r'[^a-zA-Z0-9_-]', '-', step.title)}" for number, step in enumerate(found)]
+    names = [f"{number:03}-{re.sub(r'[^a-zA-Z0-9_-]', '-', step.title)[:60]}" for number, step in enumerate(found)]
     by_title, rows = dict(zip((step.title for step in found), names)), []
     contents = {"runner.py": Path(runner.__file__), "steps.py": Path(steps.__file__), "run.sh": RUN.encode()}
     for name, step in zip(names, found):
-        contents[f"jobs/{name}/job.json"] = json.dumps({**step.job.request, "progress": True}, indent=1).encode()
+        contents[f"jobs/{name}/job.json"] = json.dumps({**step.job.request, "progress": True, "leash": True}, indent=1).encode()
         places = {}
         for inner, source in step.job.files.items():
             places[inner] = f"jobs/{by_title[source]}/engine" if isinstance(source, str) else f"files/{launch.digest(source)}"

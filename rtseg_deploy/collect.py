@@ -9,16 +9,21 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from . import bench, build, facts, files, ondevice
-from .errors import RtsegError
+from . import bench, build, facts, files, launch, ondevice
+from .device import runner
+from .errors import RtsegError, first_line
 from .records import FORMAT, from_json, write_artifact
 
-NAME = r"\w[\w-]*(\.\w[\w-]*)*"
+NAME = r"(?a:\w[\w-]*(\.\w[\w-]*)*)"
 MEMBER = re.compile(rf"{NAME}(/{NAME})?")
-MOST_MEMBERS, MOST_BYTES = 10_000, 1 << 35
+MOST_MEMBERS, MOST_BYTES, MOST_TEXT = 10_000, 1 << 35, 1 << 26  # an engine is read in blocks; a text is read whole
+LONGEST = 200                       # of a member's name
 AGAIN = "run the bundle again and take its results.tar.gz"
+
+# of a row of bundle.json, and what more it has for each action
+ROW = {"name": str, "action": str, "files": dict, "results": list}
+ROWS = {"build": {"file": str, "artifact": dict, "target": str, "precision": str, "proven": dict}, "infer": {"pictures": list},
+        "time": {"file": str, "artifact": dict, "backend": str, "input": str}}
 
 
 def collect(archive, engines="engines", results="results", tell=lambda step, done: None):
@@ -30,29 +35,42 @@ def collect(archive, engines="engines", results="results", tell=lambda step, don
         tell("unpacking and checking", None)
         unpack(archive, Path(folder))
         check(Path(folder))
-        manifest = files.read_json(Path(folder, "bundle.json"))
-        if manifest.get("kind") != "bundle" or manifest.get("format") != FORMAT:
-            raise RtsegError(f"{archive} holds no results of a bundle of this version", AGAIN)
-        jobs = {job["name"]: {**job, "result": files.read_json(Path(folder, job["name"], "result.json")), "folder": Path(folder, job["name"])}
-                for job in manifest["jobs"]}
+        jobs = read(Path(folder))
         return [filed(job, jobs, engines, results) for job in jobs.values()]
+
+
+class Plain(tarfile.TarInfo):
+    """A header of a plain file. Any other is refused before what follows it is read: extended headers are read whole, and may be of any size."""
+
+    @classmethod
+    def frombuf(cls, *arguments):
+        found = super().frombuf(*arguments)
+        if found.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            refuse(found.name)
+        return found
+
+
+def refuse(name):
+    raise RtsegError(f"{name[:LONGEST]!r} has no place in results, and nothing of them was taken", AGAIN)
 
 
 def unpack(archive, folder):
     """Plain files with plain names, not too many and not too large, into a folder. Raises RtsegError for anything else."""
     seen, total = set(), 0
     try:
-        with tarfile.open(archive, "r:gz") as packed:
+        with tarfile.open(archive, "r:gz", tarinfo=Plain) as packed:
             for member in packed:
                 total += member.size
-                if not member.isreg() or not MEMBER.fullmatch(member.name) or member.name in seen or len(seen) >= MOST_MEMBERS or total > MOST_BYTES:
-                    raise RtsegError(f"{archive}: {member.name!r} has no place in results, and nothing of it was taken", AGAIN)
+                read_whole = not member.name.endswith((".npy", "/engine"))
+                if (len(member.name) > LONGEST or not MEMBER.fullmatch(member.name) or member.name in seen or len(seen) >= MOST_MEMBERS or total > MOST_BYTES
+                        or (read_whole and member.size > MOST_TEXT)):
+                    refuse(member.name)
                 seen.add(member.name)
                 goal = folder / member.name
                 goal.parent.mkdir(exist_ok=True)
                 with packed.extractfile(member) as source, open(goal, "xb") as file:
                     shutil.copyfileobj(source, file)
-    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, NotADirectoryError) as error:
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, FileExistsError) as error:
         raise RtsegError(f"{archive} is damaged or no archive: {error}", AGAIN) from None
 
 
@@ -64,10 +82,42 @@ def check(folder):
         there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {"SHA256SUMS"}
         for name in sorted(there | set(sums)):
             if name not in there or name not in sums or files.sha256(folder / name) != sums[name]:
-                raise RtsegError(f"{name} is not as it was packed on the device", AGAIN)
+                raise RtsegError(f"{name[:LONGEST]!r} is not as it was packed on the device", AGAIN)
         if "bundle.json" in there:
             return
     raise RtsegError("these are no results of a bundle: the list of what is in it is missing", AGAIN)
+
+
+def read(folder):
+    """Name -> row of bundle.json with its result, its folder and its Artifact. Raises RtsegError where one could not be filed as it is."""
+    manifest = files.read_json(folder / "bundle.json")
+    rows = manifest.get("jobs")
+    if manifest.get("kind") != "bundle" or manifest.get("format") != FORMAT or not isinstance(rows, list):
+        raise RtsegError("these are no results of a bundle of this version", AGAIN)
+    jobs = {}
+    for row in rows:
+        known = launch.has(row, ROW) and row["action"] in ROWS and launch.has(row, ROWS[row["action"]])
+        if not known or not re.fullmatch(NAME, row["name"]) or row["name"] in jobs:
+            raise RtsegError("bundle.json lists a job that no bundle has", AGAIN)
+        job = {**row, "folder": folder / row["name"], "result": files.read_json(folder / row["name"] / "result.json")}
+        if not fit(job):
+            raise RtsegError(f"{row['name']} is no job of a bundle, or its result is none", AGAIN)
+        if "target" in ROWS[row["action"]]:
+            facts.target(row["target"])
+        jobs[row["name"]] = {**job, "artifact": from_json(row["artifact"], row["name"])} if "artifact" in ROWS[row["action"]] else job
+    return jobs
+
+
+def fit(job):
+    """Whether what decides where a job's result is filed is one of the names it can be, and what it made came along."""
+    names = [*job["results"], *job.get("pictures", [])]
+    if not all(isinstance(name, str) for name in names) or not Path(job.get("file", "")).stem.isprintable():
+        return False
+    if job.get("precision", "fp32") not in ("fp32", "fp16") or job.get("backend", "tensorrt") not in runner.SESSIONS:
+        return False
+    made = [*job["results"], *(["engine"] if job["action"] == "build" else [])]
+    return job["result"].get("ok") is not True or \
+        launch.sound(job["action"], job["result"]) and all(re.fullmatch(NAME, name) and (job["folder"] / name).is_file() for name in made)
 
 
 @dataclass(frozen=True)
@@ -81,24 +131,24 @@ def filed(job, jobs, engines, results):
     """What became of one job."""
     result = job["result"]
     if result.get("ok") is not True:
-        return Filed(job["name"], False, f"failed there: {result.get('error')}; {result.get('fix')}")
+        return Filed(job["name"], False, first_line(f"failed there: {result.get('error')}; {result.get('fix')}"))
     if job["action"] == "build":
         return engine(job, jobs, engines)
     if job["action"] == "infer":
         return Filed(job["name"], True, "compared")
-    path = bench.write(bench.figure(from_json(job["artifact"], job["name"]), job["file"], job["backend"], job["input"], result, "a bundle"), results)
+    path = bench.write(bench.figure(job["artifact"], job["file"], job["backend"], job["input"], result, "a bundle"), results)
     return Filed(job["name"], True, str(path))
 
 
 def engine(job, jobs, engines):
     """File an engine, with what its labels on the device were worth; not one that labels wrongly."""
-    artifact, target = from_json(job["artifact"], job["name"]), facts.target(job["target"])
+    target = facts.target(job["target"])
     made = f"jobs/{job['name']}/engine"
     labels = next((other for other in jobs.values() if made in other["files"].values() and other["action"] == "infer" and other["result"].get("ok")), None)
     parity = compared(labels, job["precision"]) if labels else None
     if parity and not parity["ok"]:
         return Filed(job["name"], False, f"its labels are not those of {job['file']}: {parity['inputs']}; --on finds the layers that must stay in FP32")
-    described = build.described(artifact, job["file"], target, job["precision"], job["proven"], job["result"], parity)
+    described = build.described(job["artifact"], job["file"], target, job["precision"], job["proven"], job["result"], parity)
 
     def fill(temporary):
         shutil.copyfile(job["folder"] / "engine", temporary)
@@ -111,6 +161,6 @@ def engine(job, jobs, engines):
 
 def compared(job, precision):
     """The parity report of the labels that came back."""
-    loaded = [{name: np.load(job["folder"] / f"{kind}-{number}.npy", allow_pickle=False) for number, name in enumerate(job["pictures"])}
+    loaded = [{name: launch.labels(job["folder"] / f"{kind}-{number}.npy") for number, name in enumerate(job["pictures"])}
               for kind in ("expected", "labels")]
     return ondevice.agreement(*loaded, precision)

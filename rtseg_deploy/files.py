@@ -55,7 +55,7 @@ def read_json(path):
         value = json.loads(Path(path).read_text())
     except OSError as error:
         raise RtsegError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RtsegError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise RtsegError(f"{path} holds no JSON object")

@@ -6,6 +6,7 @@ and leaves result.json and what was made in a folder here; how the files move th
 import hashlib
 import io
 import json
+import math
 import os
 import select
 import signal
@@ -16,16 +17,23 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tokenize import TokenError
 
 from . import backends, files, telemetry
 from .device import runner
-from .errors import RtsegError
+from .errors import RtsegError, first_line, printable
 
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 RUNNER = (runner.__file__,)                         # TensorRT and ONNX Runtime, here as on a device
 BACKENDS = ("-m", "rtseg_deploy.backends")          # every other runtime
 POLL_SECONDS = 0.5                                  # a waiting parent must not take time from what is timed
 LOG_BYTES = 1 << 16                                 # of a worker's last words
+
+# action -> what its good result has, at least: a device may answer anything
+ANSWERS = {"probe": {"probe": dict}, "infer": {"environment": dict},
+           "build": {"layers": dict, "bytes": int, "build_seconds": (int, float), "messages": list, "runtime": str, "version": str},
+           "time": {"seconds": list, "warmup_seconds": list, "minor_faults": int, "environment": dict}}
+GPU = {"name": str, "compute_capability": str, "memory_bytes": int}
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ def on_backend(action, path, artifact, backend, arrays, threads=None, own=None, 
     labels = tuple(f"labels-{name}" for name in names)
     request = {"action": action, "backend": backend, "artifact": f"network.{artifact.kind}", "described": {**artifact.to_json(), "parent": parent},
                "threads": threads, "own": own, "inputs": names, "labels": list(labels), **more}
-    return Job(request, {f"network.{artifact.kind}": Path(path).resolve(), **dict(zip(names, map(saved, arrays)))}, labels,
+    return Job(request, {f"network.{artifact.kind}": Path(path), **dict(zip(names, map(saved, arrays)))}, labels,
                RUNNER if own_worker else BACKENDS)
 
 
@@ -74,9 +82,33 @@ def digest(source):
 
 def labels_in(folder, job):
     """What an infer or time job left of each input; None where the backend computes none."""
+    return [labels(folder / name) if (folder / name).is_file() else None for name in job.request["labels"]]
+
+
+def labels(path):
+    """The H x W labels of an .npy file that a device made. Raises RtsegError for anything else, before its header decides how much memory is taken."""
     import numpy as np
 
-    return [np.load(folder / name, allow_pickle=False) if (folder / name).is_file() else None for name in job.request["labels"]]
+    try:
+        found = np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, TypeError, SyntaxError, TokenError, ArithmeticError, RecursionError, MemoryError, OSError) as error:
+        raise RtsegError(f"{path.name}, made on the device, is no array: {first_line(error)}", "run it again") from None
+    if found.ndim != 2 or not np.issubdtype(found.dtype, np.integer):
+        raise RtsegError(f"{path.name}, made on the device, holds {found.dtype} of shape {found.shape} and no labels", "run it again")
+    return np.array(found)
+
+
+def has(value, kinds):
+    """Whether it is an object with these names, each of that type."""
+    return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in kinds.items())
+
+
+def sound(action, result):
+    """Whether a good result holds what its job was for."""
+    if not has(result, ANSWERS.get(action, {})):
+        return False
+    gpu, seconds = result.get("probe", result).get("gpu", {"error": ""}), result.get("seconds", [1])
+    return (has(gpu, {"error": str}) or has(gpu, GPU)) and seconds != [] and all(isinstance(one, (int, float)) and 0 < one < math.inf for one in seconds)
 
 
 def cpus():
@@ -95,6 +127,8 @@ def ran(job, place=None, tell=quiet):
         result = files.read_json(Path(folder, "result.json"))
         if result.get("ok") is not True:
             raise RtsegError(result.get("error", "the job failed and does not say why"), result.get("fix", ""))
+        if not sound(job.request["action"], result):
+            raise RtsegError(f"what came back of the job to {job.request['action']} is no result of it", "run it again")
         yield result, Path(folder)
 
 
@@ -114,7 +148,7 @@ class Here:
             if isinstance(source, bytes):
                 (folder / name).write_bytes(source)
             else:
-                (folder / name).symlink_to(source)
+                (folder / name).symlink_to(Path(source).resolve())
         request = {**job.request, "progress": True, "leash": True}
         if "threads" in request:
             request["threads"] = request["threads"] or cpus()
@@ -159,14 +193,24 @@ def follow(process, tell):
         *lines, buffer = (buffer + (block or b"")).split(b"\n")
         for line in lines:
             if line.startswith(runner.REPORT):
-                event, since = json.loads(line[len(runner.REPORT):]), time.monotonic()
+                event, since = reported(line) or event, time.monotonic()
             else:
                 rest = (rest + line + b"\n")[-LOG_BYTES:]
         if event is not None:
             done = event.get("done")
             if "expected_s" in event:
                 done = min(0.99, (time.monotonic() - since) / max(event["expected_s"], 1e-9))
-            tell(event["stage"], done)
+            tell(printable(event["stage"]), done)
+
+
+def reported(line):
+    """The event in a line of a worker; None where it is not one that the runner writes."""
+    try:
+        event = json.loads(line[len(runner.REPORT):])
+    except (ValueError, RecursionError):
+        return None
+    return event if has({"done": 0, "expected_s": 0, **event} if isinstance(event, dict) else event,
+                        {"stage": str, "done": (int, float), "expected_s": (int, float)}) else None
 
 
 def death(status):

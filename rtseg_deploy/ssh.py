@@ -13,21 +13,27 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
 from . import files
 from .device import runner
 from .errors import RtsegError
 from .launch import BACKENDS, digest, last_line, watched
 
+ADDRESS = re.compile(r"ssh://(?:(?P<user>\w[\w.-]*)@)?(?P<host>\w[\w.-]*)(?::(?P<port>[0-9]+))?(?P<python>/.*)?")
 BLOCK = 1 << 20
 LOST = 255                          # exit status of ssh itself
 BUSY, NO_FOLDER = 75, 73            # exit statuses of the scripts below
 KILLED = 128                        # exit status of what a signal ended, less the signal
-CACHE = '"${XDG_CACHE_HOME:-$HOME/.cache}/rtseg-deploy"'
-OLD_DAYS = 7                        # after which the folder of a job that was never finished goes
+OLD_DAYS = 7                        # after which what is left of a job that was never finished goes, there and here
+READY = b"@rtseg-deploy"            # the line after which a script prints: what a user's shell greets with comes before it
+
+# one job at a time: what is timed there must not share the device with what is built, or copied
+ALONE = (f'c="${{XDG_CACHE_HOME:-$HOME/.cache}}/rtseg-deploy"; umask 077; mkdir -p "$c/jobs" && exec 9>"$c/busy" || exit {NO_FOLDER}; '
+         f"if command -v flock >/dev/null && ! flock -n 9; then exit {BUSY}; fi; ")
 
 # what ssh says -> (what is told, the fix)
 FAULTS = {
@@ -45,16 +51,10 @@ def place(url):
     """The Ssh of an --on argument; None for none. Raises RtsegError for anything but ssh://[user@]host[:port][/path/of/python]."""
     if not url:
         return None
-    wanted = "--on takes ssh://user@host, ssh://user@host:port or ssh://user@host/path/of/python3"
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise RtsegError(f"{url}: {error}", wanted) from None
-    names = [parts.hostname, *([parts.username] if parts.username else [])]
-    if parts.scheme != "ssh" or parts.password or parts.query or parts.fragment or not all(name and re.fullmatch(r"\w[\w.-]*", name) for name in names):
-        raise RtsegError(f"{url} is not where a job can run", wanted)
-    return Ssh(url, parts.hostname, parts.username, port, parts.path.rstrip("/") or "python3")
+    found = ADDRESS.fullmatch(url)
+    if not found or not 0 < int(found["port"] or 22) < 1 << 16:
+        raise RtsegError(f"{url} is not where a job can run", "--on takes ssh://user@host, ssh://user@host:port or ssh://user@host/path/of/python3")
+    return Ssh(url, found["host"], found["user"], int(found["port"] or 0) or None, unquote(found["python"] or "").rstrip("/") or "python3")
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,8 @@ class Ssh:
         """Leave result.json and the job's results in `folder`. Raises RtsegError where there is no result."""
         if job.worker == BACKENDS:
             raise RtsegError(f"backend {job.request['backend']} runs on this machine only", f"with --on: {', '.join(runner.SESSIONS)}")
+        if not shutil.which("ssh"):
+            raise RtsegError("there is no ssh on this machine", "install OpenSSH's client: sudo apt-get install openssh-client")
         contents = {"runner.py": Path(runner.__file__), **job.files, "job.json": json.dumps({**job.request, "progress": True, "leash": True}).encode()}
         hashes = {name: digest(source) for name, source in contents.items()}
         with Connection(self) as connection:
@@ -80,7 +82,7 @@ class Ssh:
             try:
                 self.move(connection, there, contents, hashes, job, folder, tell)
             except RtsegError:
-                if not connection.lost:
+                if connection.goes:
                     connection.remove(there)
                 raise
             connection.remove(there)
@@ -111,6 +113,10 @@ def cache():
     """Where what was fetched before a connection was cut waits for the rest."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "rtseg-deploy")
     folder.mkdir(parents=True, exist_ok=True)
+    for part in folder.glob("*.part"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > OLD_DAYS * 86400:
+                part.unlink()
     return folder
 
 
@@ -119,13 +125,14 @@ class Connection:
 
     def __init__(self, place):
         self.place = place
-        self.lost = False
-        self.scratch = tempfile.TemporaryDirectory(prefix="rtseg-ssh-")
-        options = {"ControlMaster": "auto", "ControlPath": f"{self.scratch.name}/%C", "ControlPersist": "60", "ConnectTimeout": "15",
+        self.goes = True            # whether the job's folder there is to be removed after an error: no other run works in it or can go on with it
+        self.scratch = tempfile.TemporaryDirectory(prefix="rtseg-ssh-", dir="/tmp")     # a socket's path has at most 107 bytes: TMPDIR may be longer
+        options = {"ControlMaster": "auto", "ControlPath": f"{self.scratch.name}/c", "ControlPersist": "60", "ConnectTimeout": "15",
                    "ServerAliveInterval": "5", "ServerAliveCountMax": "3", "BatchMode": "no" if os.isatty(0) else "yes"}
         port = ["-p", str(place.port)] if place.port else []
         who = f"{place.user}@{place.host}" if place.user else place.host
         self.ssh = ["ssh", "-T", *(part for name, value in options.items() for part in ("-o", f"{name}={value}")), *port, who]
+        self.where = " ".join([*port, who])
 
     def __enter__(self):
         return self
@@ -138,36 +145,53 @@ class Connection:
         """The local command that runs a script of sh there, whatever the user's shell is."""
         return [*self.ssh, f"exec sh -c {shlex.quote(script)}"]
 
+    @contextlib.contextmanager
+    def running(self, script, **pipes):
+        """The process of a script there, its output read up to READY; ended with the block. Raises RtsegError where it fails.
+
+        What it says goes to a file: OpenSSH before 8.5 keeps a pipe of it open for as long as the connection lasts.
+        """
+        with tempfile.TemporaryFile() as said:
+            command = self.command(f"echo; echo {READY.decode()}; {script}")
+            with contextlib.suppress(BrokenPipeError), subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, **pipes) as process:
+                while (line := process.stdout.readline()) and line.rstrip(b"\n") != READY:
+                    pass
+                yield process
+            if process.returncode:
+                said.seek(0)
+                self.refuse(process.returncode, said.read().decode(errors="replace"))
+
     def output(self, script):
         """What a script prints there. Raises RtsegError."""
-        done = subprocess.run(self.command(script), stdin=subprocess.DEVNULL, capture_output=True)
-        if done.returncode:
-            self.refuse(done.returncode, done.stderr.decode(errors="replace"))
-        return done.stdout.decode(errors="replace")
+        with self.running(script, stdin=subprocess.DEVNULL) as process:
+            return os.fsdecode(process.stdout.read())
 
     def refuse(self, status, said):
         """Raise RtsegError for what ssh, or a command there, said."""
-        where = " ".join([*(["-p", str(self.place.port)] if self.place.port else []), self.ssh[-1]])
+        host = self.place.host
+        self.goes = status not in (LOST, BUSY)
         if status == LOST:
-            self.lost = True
             for pattern, (what, fix) in FAULTS.items():
                 if re.search(pattern, said):
-                    raise RtsegError(what.format(host=self.place.host), fix.format(host=self.place.host, where=where, url=self.place.url))
-            raise RtsegError(f"the connection to {self.place.host} was lost: {last_line(said)}", "run it again: it goes on where it was")
+                    raise RtsegError(what.format(host=host), fix.format(host=host, where=self.where, url=self.place.url))
+            raise RtsegError(f"the connection to {host} was lost: {last_line(said)}", "run it again: it goes on where it was")
+        if status == BUSY:
+            raise RtsegError(f"{host} is busy with another job of rtseg-deploy", "wait for it, or end it")
         if re.search("No space left|quota exceeded", said):
-            raise RtsegError(f"the disk of {self.place.host} is full: {last_line(said)}", f"free some space there: ssh {where} df -h")
-        if status in (126, 127):
-            raise RtsegError(f"there is no {self.place.python} on {self.place.host}",
-                             f"install Python 3 there, or name it: --on {self.place.url.rstrip('/')}/path/of/python3")
-        raise RtsegError(f"{self.place.host}: {last_line(said)} (exit status {status})", f"look there: ssh {where}")
+            raise RtsegError(f"the disk of {host} is full: {last_line(said)}", f"free some space there: ssh {self.where} df -h")
+        if status == NO_FOLDER:
+            raise RtsegError(f"no folder can be made on {host}: {last_line(said)}", "name one in XDG_CACHE_HOME there, in the file that its shell reads first")
+        raise RtsegError(f"{host}: {last_line(said)} (exit status {status})", f"look there: ssh {self.where}")
 
     def remove(self, there):
-        self.output(f"rm -rf {shlex.quote(there)}")
+        """What cannot be removed goes when it is old."""
+        with contextlib.suppress(RtsegError):
+            self.output(f"rm -rf {shlex.quote(there)}")
 
     def folder(self, identity):
         """The job's folder there, made if need be; what is older than a week in its neighbourhood goes."""
-        return self.output(f'set -e; umask 077; c={CACHE}; mkdir -p "$c/jobs/{identity}"; cd "$c/jobs"; '
-                           f'find . -mindepth 1 -maxdepth 1 -type d -mtime +{OLD_DAYS} -exec rm -rf {{}} +; cd {identity}; touch .; pwd').rstrip("\n")
+        return self.output(f'{ALONE}set -e; cd "$c/jobs"; find . -mindepth 1 -maxdepth 1 -type d -mtime +{OLD_DAYS} -exec rm -rf {{}} +; '
+                           f"mkdir -p {identity}; cd {identity}; touch .; pwd").rstrip("\n")
 
     def held(self, there):
         """Name -> bytes of every file in that folder."""
@@ -176,55 +200,47 @@ class Connection:
 
     def send(self, source, goal, sha256, begin, tell):
         """Copy a file there, from byte `begin` on: where the last copy was cut."""
-        length, part = len(source) if isinstance(source, bytes) else source.stat().st_size, shlex.quote(goal + ".part")
-        with tempfile.TemporaryFile() as said:
-            process = subprocess.Popen(self.command(f"cat >> {part}"), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said)
-            try:
-                for sent, block in blocks(source, min(begin, length)):
-                    tell(f"{self.place.host}: copying {goal.rpartition('/')[2]}", sent / max(length, 1))
-                    process.stdin.write(block)
-            except BrokenPipeError:
-                pass                # why, it says itself
-            finally:
-                with contextlib.suppress(BrokenPipeError):
-                    process.stdin.close()
-                status = process.wait()
-            said.seek(0)
-            if status:
-                self.refuse(status, said.read().decode(errors="replace"))
+        name, part = goal.rpartition("/")[2], shlex.quote(goal + ".part")
+        length = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+        with self.running(f"{ALONE}cat >> {part}", stdin=subprocess.PIPE) as process:
+            for sent, block in blocks(source, min(begin, length)):
+                tell(f"{self.place.host}: copying {name}", sent / max(length, 1))
+                process.stdin.write(block)
         if self.output(f"s=$(sha256sum < {part}); if [ \"${{s%% *}}\" = {sha256} ]; then mv {part} {shlex.quote(goal)}; else rm {part}; echo damaged; fi"):
-            raise RtsegError(f"{goal.rpartition('/')[2]} arrived damaged on {self.place.host}", "run it again")
+            raise RtsegError(f"{name} arrived damaged on {self.place.host}", "run it again")
 
     def start(self, there, tell, action):
-        """Run the worker there to its end. One job at a time: what is timed there must not share the device with what is built."""
-        script = (f"cd {shlex.quote(there)} && rm -f result.json && exec 9>../../busy || exit {NO_FOLDER}; "
-                  f"if command -v flock >/dev/null && ! flock -n 9; then exit {BUSY}; fi; "
-                  f"PYTHONDONTWRITEBYTECODE=1 {shlex.quote(self.place.python)} runner.py job.json result.json")
+        """Run the worker there to its end."""
+        script = (f"{ALONE}cd {shlex.quote(there)} && rm -f result.json || exit {NO_FOLDER}; "
+                  f"PYTHONDONTWRITEBYTECODE=1 {shlex.quote(self.place.python)} runner.py job.json result.json; exit $?")    # sh stays, to tell its signal
         status, said = watched(self.command(script), lambda step, done: tell(f"{self.place.host}: {step}", done))
-        if status == BUSY:
-            raise RtsegError(f"{self.place.host} is busy with another job of rtseg-deploy", "wait for it, or end it")
+        if status in (126, 127):
+            raise RtsegError(f"there is no {self.place.python} on {self.place.host}",
+                             f"install Python 3 there, or name it: --on ssh://{self.place.url.split('/')[2]}/path/of/python3")
         if KILLED < status < LOST:
             raise RtsegError(f"the worker for {action} on {self.place.host} was killed by signal {status - KILLED}" +
-                             (" (out of memory?)" if status == KILLED + 9 else ""), "give it less: --workspace 256, and stop the desktop there")
+                             (" (out of memory?)" if status == KILLED + 9 else ""),
+                             ("give it less: --workspace 256, and " if action == "build" else "") + "stop what else runs there, such as the desktop")
         if status not in (0, 1) or "result.json" not in self.held(there):
             self.refuse(status, said)
 
     def fetch(self, there, name, folder, tell):
         """Copy a result into `folder`, from where the last copy was cut."""
-        size, sha256 = self.output(f"cd {shlex.quote(there)} && wc -c < {name} && sha256sum < {name}").split()[:2]
+        told = self.output(f"cd {shlex.quote(there)} && wc -c < {name} && sha256sum < {name}").split()
+        if len(told) < 2 or not (told[0].isdecimal() and re.fullmatch("[0-9a-f]{64}", told[1])):
+            raise RtsegError(f"{self.place.host} does not tell the sha256 of {name}", f"look there: ssh {self.where} sha256sum --version")
+        size, sha256 = int(told[0]), told[1]
         part = cache() / f"{there.rpartition('/')[2]}-{sha256[:16]}.part"
         begin = part.stat().st_size if part.is_file() else 0
-        with open(part, "ab") as file, tempfile.TemporaryFile() as said:
-            process = subprocess.Popen(self.command(f"tail -c +{begin + 1} {shlex.quote(there)}/{name}"), stdin=subprocess.DEVNULL,
-                                       stdout=subprocess.PIPE, stderr=said)
-            while block := process.stdout.read1(BLOCK):
-                file.write(block)
-                tell(f"{self.place.host}: fetching {name}", min(1.0, file.tell() / max(int(size), 1)))
-            process.stdout.close()
-            if status := process.wait():
-                said.seek(0)
-                self.refuse(status, said.read().decode(errors="replace"))
-        if files.sha256(part) != sha256:
-            part.unlink()
-            raise RtsegError(f"{name} arrived damaged from {self.place.host}", "run it again")
-        shutil.move(part, folder / name)
+        try:
+            with self.running(f"tail -c +{begin + 1} {shlex.quote(there)}/{name}", stdin=subprocess.DEVNULL) as process, open(part, "ab") as file:
+                while block := process.stdout.read1(BLOCK):
+                    file.write(block)
+                    tell(f"{self.place.host}: fetching {name}", min(1.0, file.tell() / max(size, 1)))
+            if files.sha256(part) != sha256:
+                part.unlink()
+                raise RtsegError(f"{name} arrived damaged from {self.place.host}", "run it again")
+            shutil.move(part, folder / name)
+        except OSError:             # the disk here is full
+            part.unlink(missing_ok=True)
+            raise

@@ -1,11 +1,17 @@
 """Jobs for a machine without network: packed here, unpacked and run elsewhere by sh and another Python, brought back, checked, filed."""
+import gzip
+import hashlib
 import io
 import json
 import os
 import re
+import resource
+import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +19,8 @@ import pytest
 from conftest import run
 from remote import python
 
-from rtseg_deploy import bundle, collect, ondevice, records
+from rtseg_deploy import bundle, collect, launch, ondevice, records
+from rtseg_deploy.device import steps
 from rtseg_deploy.errors import RtsegError
 
 pytestmark = pytest.mark.xdist_group("ssh")     # one worker makes the environments
@@ -94,6 +101,84 @@ def test_an_old_python_runs_it_and_says_what_is_missing(packed, tmp_path):
     assert "failed there" in out and not (tmp_path / "engines").exists()
 
 
+# ---- a run there that is disturbed
+
+
+@pytest.fixture
+def small(tmp_path):
+    """start(code) -> (its folder, the process of a bundle there whose runner is that code), one job."""
+    processes = []
+
+    def start(code, path=sys.executable, **options):
+        folder = tmp_path / "small"
+        (folder / "jobs/000-a").mkdir(parents=True, exist_ok=True)
+        contents = {"runner.py": "import json, os, sys, time\n" + code, "steps.py": Path(steps.__file__).read_text(), "run.sh": bundle.RUN,
+                    "jobs/000-a/job.json": "{}", "bundle.json": json.dumps({"jobs": [{"name": "000-a", "files": {}, "results": []}]})}
+        for name, text in contents.items():
+            (folder / name).write_text(text)
+        (folder / "SHA256SUMS").write_text("".join(f"{hashlib.sha256(text.encode()).hexdigest()}  {name}\n" for name, text in contents.items()))
+        options = {"cwd": "/", **options, "env": {"PATH": os.environ["PATH"], "PYTHON": str(path), **options.get("env", {})}}
+        process = subprocess.Popen(["sh", folder / "run.sh"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **options)
+        processes.append(process)
+        return folder, process
+    yield start
+    for process in processes:
+        process.kill()
+
+
+WAITS = "open('pid', 'w').write(str(os.getpid())); print('@rtseg {\"stage\": \"waiting\"}', flush=True); os.read(0, 1); open('ended', 'w')"
+
+
+@pytest.mark.parametrize("code, words", [
+    ("os.kill(os.getpid(), 9)", "000-a: the worker was killed by signal 9; run it again"),
+    ("sys.exit(4)", "000-a: the worker ended with status 4 and no result; run it again"),
+    ("sys.stdout.buffer.write(b'\\xff\\n'); open('result.json', 'w').write('{\"ok\": true}')", "1 of 1 jobs are good"),
+])
+def test_a_worker_that_dies_there_is_a_result(small, code, words):
+    folder, process = small(code, python("3.6", folder=None), env={"LC_ALL": "C"})
+    (folder / "jobs/000-a/result.json").write_text('{"ok": false, "error": "of the last run", "fix": ""}')
+    out, err = process.communicate()
+    assert words in out and "of the last run" not in out and not err and (folder / "results.tar.gz").exists()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_leaves_no_worker(small, how):
+    folder, process = small(WAITS)
+    next(line for line in process.stdout if "waiting" in line)
+    os.killpg(process.pid, how)
+    out, err = process.communicate()
+    assert ("interrupted" in out) == (how == signal.SIGINT) and not err and not (folder / "results.tar.gz").exists()
+    assert until((folder / "jobs/000-a/ended").exists)
+
+
+def until(true):
+    for _ in range(100):
+        if true():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_bundle_runs_once_at_a_time(small):
+    folder, first = small(WAITS)
+    next(line for line in first.stdout if "waiting" in line)
+    out, err = small(WAITS)[1].communicate()
+    assert "running already" in out and not err
+
+
+def test_a_full_disk_there_is_one_line(small):
+    folder, process = small("open('result.json', 'w').write('{\"ok\": true}')", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)))
+    out, err = process.communicate()
+    assert process.returncode == 1 and "File too large; where the disk is full free some space" in out and not err
+    assert not list(folder.glob("results.tar.gz*"))
+
+
+def test_the_python_that_is_named_may_be_relative(small, tmp_path):
+    (tmp_path / "python").symlink_to(sys.executable)
+    _, process = small("open('result.json', 'w').write('{\"ok\": true}')", "./python", cwd=tmp_path)
+    assert "1 of 1 jobs are good" in process.communicate()[0]
+
+
 # ---- what comes back is not believed
 
 
@@ -170,6 +255,132 @@ def test_an_archive_that_grows_without_end_is_refused(tmp_path, monkeypatch):
         collect.collect(tmp_path / "bomb.tar.gz", tmp_path / "engines", tmp_path / "results")
 
 
+def resealed(archive, goal, change):
+    """The same with the sums of what it holds after the change: not damaged, forged."""
+    def seal(contents):
+        change(contents)
+        contents["SHA256SUMS"] = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in contents.items() if name != "SHA256SUMS").encode()
+    return repacked(archive, goal, seal)
+
+
+BUILD, TIME = "000-net-fp32-build", "003-net-fp32-onnxruntime-cpu"
+
+
+def told(name, *keys, value):
+    """A change of one value in a JSON file."""
+    def change(contents):
+        whole = json.loads(contents[name])
+        inner = whole
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = value
+        contents[name] = json.dumps(whole).encode()
+    return change
+
+
+HOSTILE = {
+    "name above": told("bundle.json", "jobs", 0, "name", value="../x"), "name a path": told("bundle.json", "jobs", 0, "name", value="/etc"),
+    "name twice": told("bundle.json", "jobs", 0, "name", value=TIME), "name unknown": told("bundle.json", "jobs", 0, "name", value="more"),
+    "precision a path": told("bundle.json", "jobs", 0, "precision", value="fp32/../../../evil"),
+    "backend a path": told("bundle.json", "jobs", 3, "backend", value="x/../../../../evil"),
+    "target a path": told("bundle.json", "jobs", 0, "target", value="../evil"), "file with NUL": told("bundle.json", "jobs", 0, "file", value="a\0b"),
+    "file a number": told("bundle.json", "jobs", 0, "file", value=1), "no jobs": told("bundle.json", "jobs", value={}),
+    "a job that is none": told("bundle.json", "jobs", 0, value=[]), "an action": told("bundle.json", "jobs", 0, "action", value="exec"),
+    "an action no text": told("bundle.json", "jobs", 0, "action", value=[]), "an artifact": told("bundle.json", "jobs", 0, "artifact", value={}),
+    "a model a path": told("bundle.json", "jobs", 3, "artifact", "model", value="../evil"), "results": told("bundle.json", "jobs", 0, "results", value=[1]),
+    "results elsewhere": told("bundle.json", "jobs", 0, "results", value=["../bundle.json"]),
+    "no engine": lambda contents: contents.pop(f"{BUILD}/engine"), "bytes": told(f"{BUILD}/result.json", "bytes", value="many"),
+    "gpu": told(f"{BUILD}/result.json", "gpu", value=[]), "no seconds": told(f"{TIME}/result.json", "seconds", value=[]),
+    "seconds": told(f"{TIME}/result.json", "seconds", value=["1"]), "not a second": told(f"{TIME}/result.json", "seconds", value=[float("nan")]),
+    "environment": told(f"{TIME}/result.json", "environment", value=[]), "deep": lambda contents: contents.update({f"{TIME}/result.json": b"[" * 200_000}),
+    "a list": lambda contents: contents.update({f"{TIME}/result.json": b"[]"}),
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
+def test_what_is_forged_files_nothing(brought_back, tmp_path, change):
+    bad = resealed(brought_back[1], tmp_path / "bad.tar.gz", change)
+    with pytest.raises(RtsegError):
+        collect.collect(bad, tmp_path / "a/engines", tmp_path / "a/results")
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.tar.gz"]
+
+
+def test_what_is_resealed_is_filed(brought_back, tmp_path):
+    rows = collect.collect(resealed(brought_back[1], tmp_path / "same.tar.gz", lambda contents: None), tmp_path / "engines", tmp_path / "results")
+    assert [row.ok for row in rows] == [True, False, False, True]
+
+
+@pytest.mark.parametrize("path", ["../../x.onnx", "/x.onnx", "..", "-x.onnx", "x" * 10])
+def test_an_engine_stays_in_its_folder(brought_back, tmp_path, path):
+    bad = resealed(brought_back[1], tmp_path / "bad.tar.gz", told("bundle.json", "jobs", 0, "file", value=path))
+    row, *_ = collect.collect(bad, tmp_path / "engines", tmp_path / "results")
+    assert Path(row.what).parent == tmp_path / "engines/rtx-2080ti"
+
+
+def headers(kind, size=0):
+    """An archive's bytes: the header of a member of that kind, and nothing after it."""
+    found = entry("a/b", kind)
+    found.size = size
+    return gzip.compress(found.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.GNUTYPE_SPARSE])
+def test_extended_headers_are_refused_before_they_are_read(tmp_path, kind):
+    (tmp_path / "evil.tar.gz").write_bytes(headers(kind, 1 << 40))
+    with pytest.raises(RtsegError, match="has no place in results"):
+        collect.collect(tmp_path / "evil.tar.gz", tmp_path / "engines", tmp_path / "results")
+
+
+@pytest.mark.parametrize("names", [["a", "a/b"], ["a/b", "a"], ["a/b", "a/b"], ["é"], ["x" * 201]])
+def test_names_that_are_in_each_others_way(tmp_path, names):
+    with tarfile.open(tmp_path / "evil.tar.gz", "w:gz", format=tarfile.GNU_FORMAT) as archive:
+        for name in names:
+            archive.addfile(entry(name))
+    with pytest.raises(RtsegError) as error:
+        collect.collect(tmp_path / "evil.tar.gz", tmp_path / "engines", tmp_path / "results")
+    assert error.value.fix
+
+
+def test_a_text_that_is_too_long_to_be_read_whole_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(collect, "MOST_TEXT", 1000)
+    with tarfile.open(tmp_path / "bomb.tar.gz", "w:gz", format=tarfile.GNU_FORMAT) as archive:
+        big = entry("SHA256SUMS")
+        big.size = 2000
+        archive.addfile(big, io.BytesIO(bytes(2000)))
+    with pytest.raises(RtsegError, match="has no place"):
+        collect.collect(tmp_path / "bomb.tar.gz", tmp_path / "engines", tmp_path / "results")
+
+
+def npy(header, data=b""):
+    text = header.ljust(117).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data
+
+
+def zipped():
+    buffer = io.BytesIO()
+    np.savez(buffer, labels=np.zeros((2, 2), int))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("data", [
+    b"", b"no array", launch.saved(np.zeros((2, 2, 2), np.uint8)), launch.saved(np.zeros((2, 2), np.float32)), launch.saved(np.zeros((2, 2), bool)), zipped(),
+    npy("{'descr': '|O', 'fortran_order': False, 'shape': (2, 2), }", b"cos\nsystem\n(S'true'\ntR."),
+    npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 10000000), }", b"few"),
+    npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1" + "0" * 30 + ", 9), }"),
+    npy("{'descr': '|u1', 'fortran_order': False, 'shape': (-1, 2), }", b"few"),
+    npy("{'descr': ((((", b""), npy("{'descr'"), npy("-" * 100), npy("\n  x\n y"),
+])
+def test_labels_that_are_none_are_told(tmp_path, data):
+    (tmp_path / "labels-0.npy").write_bytes(data)
+    with pytest.raises(RtsegError, match="labels-0.npy, made on the device"):
+        launch.labels(tmp_path / "labels-0.npy")
+
+
+def test_labels_are_read(tmp_path):
+    (tmp_path / "labels-0.npy").write_bytes(launch.saved(np.arange(6, dtype=np.int32).reshape(2, 3)))
+    assert launch.labels(tmp_path / "labels-0.npy").tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
 # ---- labels that were taken on the device
 
 
@@ -191,6 +402,41 @@ def test_a_bundle_needs_something_to_do(artifact, tmp_path):
     with pytest.raises(RtsegError, match="torch-eager cannot go into a bundle"):
         bundle.bundle([artifact], tmp_path / "b.tar.gz", names=["torch-eager"])
     assert not list(tmp_path.iterdir())
+
+
+def test_two_files_of_one_name_would_be_one_engine(artifact, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for name in ("net.onnx", "net.onnx.json"):
+            shutil.copy(artifact.parent / name, tmp_path / folder / name)
+    with pytest.raises(RtsegError, match="a/net.onnx and .*b/net.onnx would have the same name"):
+        bundle.bundle([tmp_path / "a/net.onnx", tmp_path / "b/net.onnx"], tmp_path / "b.tar.gz", names=["onnxruntime-cpu"])
+    assert not (tmp_path / "b.tar.gz").exists()
+
+
+def test_a_bundle_does_not_replace_what_goes_into_it(artifact, tmp_path):
+    shutil.copy(artifact, tmp_path / "net.tar.gz")
+    shutil.copy(f"{artifact}.json", tmp_path / "net.tar.gz.json")
+    with pytest.raises(RtsegError, match="one of the files to be packed"):
+        bundle.bundle([tmp_path / "net.tar.gz"], tmp_path / "net.tar.gz", names=["onnxruntime-cpu"])
+    assert records.read_artifact(tmp_path / "net.tar.gz")
+
+
+@pytest.mark.parametrize("name", [".tar.gz", "..tar.gz", "-x.tar.gz", "a b.tar.gz", "a.zip", "a'b.tar.gz"])
+def test_a_bundle_has_a_plain_name(artifact, tmp_path, name):
+    _, err = run("bundle", artifact, "--backend", "onnxruntime-cpu", "-o", tmp_path / name, status=2)
+    assert "plain name" in err and not list(tmp_path.iterdir())
+
+
+def test_odd_names_of_files_go_there_and_back(artifact, tmp_path):
+    odd = tmp_path / ("-ü '" + "x" * 200 + ".onnx")
+    shutil.copy(artifact, odd)
+    shutil.copy(f"{artifact}.json", f"{odd}.json")
+    (name,) = bundle.bundle([odd], tmp_path / "b.tar.gz", names=["onnxruntime-cpu"], iterations=5)
+    folder = unpacked(tmp_path / "b.tar.gz", tmp_path)
+    assert len(name) < 70 and "1 of 1 jobs are good" in run_there(folder, sys.executable).stdout
+    (row,) = collect.collect(folder / "results.tar.gz", tmp_path / "engines", tmp_path / "results")
+    assert row.ok and json.loads(Path(row.what).read_text())["file"] == str(odd)
 
 
 def test_nothing_of_this_machine_is_in_a_bundle(artifact, tmp_path, tmp_path_factory):

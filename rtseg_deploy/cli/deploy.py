@@ -1,6 +1,7 @@
 """Commands for engines that are built: each parses, makes one call, prints."""
 import json
 import os
+import re
 import sys
 
 import click
@@ -74,8 +75,8 @@ def bundle(models, goal, target, fp16, backends, iterations, as_json):
     """
     from ..bundle import bundle as pack
 
-    if not goal.endswith(".tar.gz"):
-        raise click.BadParameter(f"{goal!r} does not end in .tar.gz", param_hint="'-o'")
+    if not re.fullmatch(r"\w[\w.-]*\.tar\.gz", os.path.basename(goal)):
+        raise click.BadParameter(f"{goal!r} is not a plain name that ends in .tar.gz, such as tx2.tar.gz", param_hint="'-o'")
     with progress() as tell:
         names = pack(models, goal, target, fp16, backends, iterations, tell)
     if as_json:

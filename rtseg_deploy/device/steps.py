@@ -3,6 +3,7 @@
 One file beside runner.py, for Python 3.6 and its standard library; it needs no network. Interrupted, it goes on where it was: a job
 whose result is good is not run again.
 """
+import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +18,11 @@ RESULTS = "results.tar.gz"
 
 def main():
     os.chdir(os.path.dirname(os.path.abspath(__file__)))
+    busy = open("busy", "w")        # for as long as this runs
+    try:
+        fcntl.flock(busy, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return say("this bundle is running already; wait for it, or end it")
     wrong = damaged(SUMS)
     if wrong:
         return say("%s is not as it was packed; unpack the bundle again" % wrong)
@@ -34,7 +40,7 @@ def main():
 
 
 def say(text):
-    sys.stdout.write(text + "\n")
+    sys.stdout.buffer.write((text + "\n").encode("ascii", "backslashreplace"))     # Python 3.6 fails where the locale has no such letter
     sys.stdout.flush()
     return 1
 
@@ -64,12 +70,15 @@ def outcome(job):
         return None
     with open(path) as file:
         result = json.load(file)
-    return result if result["ok"] else None
+    return result if result["ok"] else None     # what failed may be mended by now
 
 
 def run(job, title):
     """The result of a job. What it needs of an earlier one may not be there: then it fails, as a result too."""
     folder = os.path.join("jobs", job["name"])
+    answer = os.path.join(folder, "result.json")
+    if os.path.exists(answer):
+        os.remove(answer)
     for name, source in job["files"].items():
         if not os.path.isfile(source):
             return fail(folder, "%s was not made" % source, "see the job that makes it")
@@ -77,22 +86,30 @@ def run(job, title):
         if os.path.lexists(link):
             os.remove(link)
         os.symlink(os.path.abspath(source), link)
-    process = subprocess.Popen([sys.executable, os.path.abspath("runner.py"), "job.json", "result.json"], cwd=folder, stdin=subprocess.DEVNULL,
-                               stdout=subprocess.PIPE, universal_newlines=True)
+    # on a leash, the pipe; in a session of its own, so that ctrl-C is said once, here
+    process = subprocess.Popen([sys.executable, os.path.abspath("runner.py"), "job.json", "result.json"], cwd=folder, stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, start_new_session=True)
     for line in process.stdout:
-        mark, _, event = line.partition(" ")
-        say("%s: %s" % (title, json.loads(event)["stage"]) if mark == "@rtseg" else line.rstrip("\n"))
-    if process.wait() < 0:
-        return fail(folder, "the worker was killed by signal %d" % -process.returncode, "run it again with less beside it")
-    with open(os.path.join(folder, "result.json")) as file:
+        mark, _, event = line.decode("utf-8", "replace").partition(" ")
+        say("%s: %s" % (title, json.loads(event)["stage"]) if mark == "@rtseg" else line.decode("utf-8", "replace").rstrip("\n"))
+    status = process.wait()
+    if not os.path.isfile(answer):
+        how = "was killed by signal %d" % -status if status < 0 else "ended with status %d and no result" % status
+        return fail(folder, "the worker %s" % how, "run it again with less beside it")
+    with open(answer) as file:
         return json.load(file)
 
 
 def fail(folder, error, fix):
     result = {"ok": False, "error": error, "fix": fix}
-    with open(os.path.join(folder, "result.json"), "w") as file:
-        json.dump(result, file)
+    write(os.path.join(folder, "result.json"), json.dumps(result))
     return result
+
+
+def write(path, text):
+    with open(path + ".part", "w") as file:
+        file.write(text)
+    os.replace(path + ".part", path)
 
 
 def pack(jobs):
@@ -103,16 +120,30 @@ def pack(jobs):
         for name in ["job.json", "result.json"] + job["results"]:
             if os.path.isfile(os.path.join(folder, name)):
                 names["%s/%s" % (job["name"], name)] = os.path.join(folder, name)
-    with open("RESULT-" + SUMS, "w") as file:
-        file.write("".join("%s  %s\n" % (digest(path), name) for name, path in sorted(names.items())))
+    write("RESULT-" + SUMS, "".join("%s  %s\n" % (digest(path), name) for name, path in sorted(names.items())))
     names[SUMS] = "RESULT-" + SUMS
-    with tarfile.open(RESULTS + ".part", "w:gz", dereference=True) as archive:
-        for name, path in sorted(names.items()):
-            archive.add(path, name)
-    os.replace(RESULTS + ".part", RESULTS)
+    try:
+        with tarfile.open(RESULTS + ".part", "w:gz", dereference=True, format=tarfile.GNU_FORMAT) as archive:   # no extended headers: collect takes none
+            for name, path in sorted(names.items()):
+                archive.add(path, name, filter=anyones)
+        os.replace(RESULTS + ".part", RESULTS)
+    finally:
+        if os.path.exists(RESULTS + ".part"):
+            os.remove(RESULTS + ".part")
+
+
+def anyones(entry):
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    return entry
 
 
 if __name__ == "__main__":
     if platform.python_version_tuple() < ("3",):
         sys.exit("Python 3.6 or newer is needed: PYTHON=python3 sh run.sh")
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(say("interrupted; type it again, and it goes on"))
+    except OSError as error:
+        sys.exit(say("%s: %s; where the disk is full free some space, and type it again: it goes on" % (error.filename or "writing", error.strerror)))
