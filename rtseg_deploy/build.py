@@ -61,8 +61,9 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=launch.quie
                 if not engine.checks["layers"]["fp16"]:
                     raise RtsegError(f"with {', '.join(kept)} in FP32 no layer of the engine computes in FP16", "build it without --fp16")
             if not holds:
-                row = engine.checks["run_on_device"]
-                raise RtsegError(f"the engine's labels on {target.device.name} are not those of {path}: {row['inputs']}", "nothing was written; report it")
+                report = engine.checks["run_on_device"]
+                raise RtsegError(f"the engine's labels on {target.device.name} are not those of {path}: {report.get('why') or report['inputs']}",
+                                 "nothing was written; report it")
             return engine
 
         return goal, write_artifact(goal, fill)

@@ -1,10 +1,13 @@
 """An engine where it runs: is that the device it is for, and does it label as the ONNX file that it was made from."""
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
 from . import backends, launch
+from .device import runner
 from .errors import RtsegError, need
+from .records import read_artifact
 
 TIED = -1                           # in place of a label that the ONNX file itself hardly prefers
 
@@ -32,6 +35,12 @@ def pictures(artifact):
     return {name: picture.fed for name, picture in proof.pictures(artifact.resolution, artifact.normalisation, artifact.input).items()}
 
 
+@lru_cache(1)
+def expected_of(path, sha256):
+    """The same of the proof's pictures, once for all the engines that are tried."""
+    return expected(path, pictures(read_artifact(path)))
+
+
 def expected(path, arrays):
     """Name -> int16 labels of an ONNX file for each array, by ONNX Runtime here; TIED where it hardly prefers one (proof.TIE)."""
     need("onnx", "onnxruntime")
@@ -40,8 +49,8 @@ def expected(path, arrays):
     from . import proof
 
     model = onnx.load(path)
-    runner = proof.session(proof.with_outputs(model, [proof.logits_name(model)]))
-    return {name: preferred(runner.run(None, {"input": array})[0].astype(np.float32), proof.TIE) for name, array in arrays.items()}
+    session = proof.session(proof.with_outputs(model, [proof.logits_name(model)]))
+    return {name: preferred(session.run(None, {"input": array})[0].astype(np.float32), proof.TIE) for name, array in arrays.items()}
 
 
 def preferred(logits, tie):
@@ -69,7 +78,12 @@ def compared(engine, engine_path, path, place, tell=launch.quiet):
     """(Artifact with what its labels on the device are worth, whether they are those of the ONNX file at `path`)."""
     arrays = pictures(engine)
     tell("comparing its labels", None)
-    report = agreement(expected(path, arrays), labelled(engine_path, engine, arrays, place, tell), engine.precision)
+    try:
+        report = agreement(expected_of(path, engine.parent["sha256"]), labelled(engine_path, engine, arrays, place, tell), engine.precision)
+    except RtsegError as error:
+        if error.what != runner.NOT_FINITE:     # that is a verdict on the engine, as FP16 that overflows gives it
+            raise
+        report = {"ok": False, "inputs": {}, "why": error.what}
     return replace(engine, checks={**engine.checks, "run_on_device": report}), report["ok"]
 
 

@@ -38,12 +38,15 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
-    """Its ONNX file, labels out."""
-    folder = tmp_path_factory.mktemp("net")
+    return exported(tmp_path_factory.mktemp("net"), "labels")
+
+
+def exported(folder, output):
+    """The network's ONNX file."""
     (folder / "echo.py").write_text(NET)
     (folder / "nets").mkdir()
     (folder / "nets/echo.py").write_text(NET)
-    run("export", "--model", "nets.echo:build", "-o", "net.onnx", "--resolution", "32x48", "--opset", 13, "--output", "labels",
+    run("export", "--model", "nets.echo:build", "-o", "net.onnx", "--resolution", "32x48", "--opset", 13, "--output", output,
         "--normalisation", "none", cwd=folder)
     return folder / "net.onnx"
 
@@ -51,10 +54,11 @@ def network(tmp_path_factory):
 @pytest.fixture
 def device(server, network, tmp_path):
     """A function: what --on takes for a device with that TensorRT, and the command line in its environment."""
-    layers = [[node.name, "INT32" if node.op_type in ("ArgMax", "Cast") else "FLOAT"] for node in onnx.load(network).graph.node]
-    tensors = [["input", True, "FLOAT", [1, 3, 32, 48]], ["output", False, "INT32", [1, 32, 48]]]
-
-    def made(version, chip=None, cuda="", **graph):
+    def made(version, network=network, chip=None, cuda="", **graph):
+        graph_of = onnx.load(network).graph
+        layers = [[node.name, "INT32" if node.op_type in ("ArgMax", "Cast") else "FLOAT"] for node in graph_of.node]
+        out = ["INT32", [1, 32, 48]] if graph_of.node[-1].op_type == "Cast" else ["FLOAT", [1, 3, 32, 48]]
+        tensors = [["input", True, "FLOAT", [1, 3, 32, 48]], ["output", False, *out]]
         python = tmp_path / f"python-{version}"
         python.write_text("\n".join([
             "#!/bin/sh", f"export FAKE_TENSORRT={version} FAKE_GPU='{chip or CHIPS[version]}' FAKE_CUDA={cuda} PYTHONPATH={FAKES}",
@@ -64,7 +68,7 @@ def device(server, network, tmp_path):
 
     def there(*arguments, **options):
         return run(*arguments, environment=server.environment, cwd=tmp_path, **options)
-    made.run, made.convolutions = there, [name for name, kind in layers if "Conv" in name]
+    made.run, made.convolutions = there, [node.name for node in onnx.load(network).graph.node if node.op_type == "Conv"]
     return made
 
 
@@ -114,6 +118,12 @@ def test_layers_that_fp16_breaks_are_found_on_the_device_and_stay(device, networ
     assert engine["checks"]["layers"]["fp16"] > 0 and set(loud) <= set(engine["checks"]["layers"]["fp32_names"])
 
 
+def test_logits_that_overflow_are_a_reason_to_search(device, server, tmp_path):
+    network = exported(tmp_path, "logits")
+    url = device("8.6", network, overflows=device.convolutions[2:3])
+    assert build(device, network, url, "gtx-1080ti", "--fp16")["checks"]["kept_fp32"] == device.convolutions[2:3]
+
+
 def test_fp16_that_holds_needs_one_build(device, network):
     engine = build(device, network, device("8.6"), "gtx-1080ti", "--fp16")
     assert not engine["checks"].get("kept_fp32") and engine["checks"]["layers"]["fp32"] == 0
@@ -132,7 +142,7 @@ def test_an_fp32_engine_with_other_labels_is_refused(device, network, tmp_path):
     ("8.6", "NVIDIA Tegra X2, 6.2", "jetson-tx2", ["TensorRT 8.6", "8.2"]),
 ])
 def test_a_device_that_is_not_the_target_is_refused_with_both_values(device, network, version, chip, target, words, tmp_path):
-    err = build(device, network, device(version, chip), target, status=1)
+    err = build(device, network, device(version, chip=chip), target, status=1)
     assert all(word in err for word in words) and not list(tmp_path.rglob("*.engine*"))
 
 

@@ -31,6 +31,7 @@ SESSIONS = (*PROVIDERS, "tensorrt", "tensorrt_rtx")
 WARMUP_STEPS, WARMUP_SECONDS, WARMUP_STEPS_LIMIT, WARMUP_SECONDS_LIMIT = 50, 2.0, 2000, 30.0
 TACTICS_STEPS, HOST_OF_DEVICE = 50, 0.95    # a host's clock that shows less than this share of the device's did not wait for it
 CUDA = "libcuda.so.1"                       # the driver's own library: it is wherever a GPU works, and needs no package
+NOT_FINITE = "the network's output is not finite"
 BOUNDARY = "network, its %s input and its output in %s memory"
 INSTALL = {"tensorrt": "on a Jetson: sudo apt-get install python3-libnvinfer; elsewhere: pip install tensorrt", "tensorrt_rtx": "pip install tensorrt-rtx",
            "numpy": "pip install numpy; on a Jetson: sudo apt-get install python3-numpy", "onnxruntime": "pip install onnxruntime (CPU) or onnxruntime-gpu"}
@@ -159,7 +160,7 @@ def save_labels(output, goal):
     if output is not None:
         numpy, data = need("numpy"), io.BytesIO()
         if output.ndim == 4:
-            refuse(not numpy.isfinite(output).all(), "the network's output is not finite", "check the precision: FP16 may overflow; try FP32")
+            refuse(not numpy.isfinite(output).all(), NOT_FINITE, "check the precision: FP16 may overflow; try FP32")
             output = output.argmax(1)
         numpy.save(data, output[0].astype(numpy.uint8 if output.max() < 256 else numpy.int32))
         write(goal, data.getvalue())    # numpy, writing by itself, does not say that the disk is full

@@ -9,7 +9,7 @@ The fake ONNX file is JSON text:
   shapes        names of layers that compute shapes
   tensors       [[name, is an input, type, shape], ...] of the engine; one float image in and labels out where there are none
   seconds       {"default": s, "external": s}: how long the device takes by the tactics allowed
-  overflows     names of layers that break the labels when they compute in FP16
+  overflows     names of layers that break the labels, or make the logits NaN, when they compute in FP16
 FAKE_GRAPH, where it is set, is that text for any ONNX file.
 The fake engine is JSON text too: its layers, and every setting of the build for tests to read.
 A name of api.py that has no behaviour here exists and fails when it is used.
@@ -402,7 +402,8 @@ def enqueued(plan, places, stream_handle):
     def effect():
         import numpy
         arrays = [numpy.frombuffer(DRIVER.memory[places[name]], NUMPY.get(kind, kind.lower())).reshape(shape) for name, _, kind, shape in plan["tensors"]]
-        arrays[1][...] = 0 if plan["broken"] else arrays[0].argmax(1) if arrays[1].ndim == 3 else arrays[0]
+        broken = float("nan") if arrays[1].dtype.kind == "f" else 0
+        arrays[1][...] = broken if plan["broken"] else arrays[0].argmax(1) if arrays[1].ndim == 3 else arrays[0]
     DRIVER.work(plan["seconds"], effect)
     return True
 
