@@ -54,17 +54,23 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=launch.quie
             return (engine, True) if gpu is None else ondevice.compared(engine, temporary, path, place, tell)
 
         def fill(temporary):
-            engine, holds = attempt((), temporary)
-            if not holds and precision == "fp16":
-                kept = offenders(floating(path), lambda kept: attempt(kept, temporary)[1])
-                engine, holds = attempt(kept, temporary)
-                if not engine.checks["layers"]["fp16"]:
+            last = []               # of what lies at `temporary`: what was kept, its Artifact, whether its labels hold; a build takes minutes
+
+            def holds(kept):
+                if last[:1] != [set(kept)]:
+                    last[:] = [set(kept), *attempt(kept, temporary)]
+                return last[2]
+
+            if not holds(()) and precision == "fp16":
+                kept = offenders(floating(path), holds)
+                holds(kept)
+                if not last[1].checks["layers"]["fp16"]:
                     raise RtsegError(f"with {', '.join(kept)} in FP32 no layer of the engine computes in FP16", "build it without --fp16")
-            if not holds:
-                report = engine.checks["run_on_device"]
+            if not last[2]:
+                report = last[1].checks["run_on_device"]
                 raise RtsegError(f"the engine's labels on {target.device.name} are not those of {path}: {report.get('why') or report['inputs']}",
                                  "nothing was written; report it")
-            return engine
+            return last[1]
 
         return goal, write_artifact(goal, fill)
 

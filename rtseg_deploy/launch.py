@@ -29,9 +29,10 @@ BACKENDS = ("-m", "rtseg_deploy.backends")          # every other runtime
 POLL_SECONDS = 0.5                                  # a waiting parent must not take time from what is timed
 LOG_BYTES = 1 << 16                                 # of a worker's last words
 
-# action -> what its good result has, at least: a device may answer anything
+# action -> names and types of what its good result has, at least: a device may answer anything
 ANSWERS = {"probe": {"probe": dict}, "infer": {"environment": dict},
-           "build": {"layers": dict, "bytes": int, "build_seconds": (int, float), "messages": list, "runtime": str, "version": str},
+           "build": {"layers": {"fp16": int, "fp32": int, "fp32_names": list}, "bytes": int, "build_seconds": (int, float), "messages": list, "runtime": str,
+                     "version": str},
            "time": {"seconds": list, "warmup_seconds": list, "minor_faults": int, "environment": dict}}
 GPU = {"name": str, "compute_capability": str, "memory_bytes": int}
 
@@ -99,15 +100,17 @@ def labels(path):
 
 
 def has(value, kinds):
-    """Whether it is an object with these names, each of that type."""
-    return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in kinds.items())
+    """Whether it is an object with these names, each of that type, or of those in it."""
+    return isinstance(value, dict) and all(has(value.get(name), kind) if isinstance(kind, dict) else isinstance(value.get(name), kind)
+                                           for name, kind in kinds.items())
 
 
 def sound(action, result):
     """Whether a good result holds what its job was for."""
     if not has(result, ANSWERS.get(action, {})):
         return False
-    gpu, seconds = result.get("probe", result).get("gpu", {"error": ""}), result.get("seconds", [1])
+    gpu = result["probe"].get("gpu") if action == "probe" else result.get("gpu", {"error": ""})
+    seconds = result.get("seconds", [1])
     return (has(gpu, {"error": str}) or has(gpu, GPU)) and seconds != [] and all(isinstance(one, (int, float)) and 0 < one < math.inf for one in seconds)
 
 

@@ -7,7 +7,7 @@ import re
 from .device import runner
 
 VALUES, REASONS_NOW, REASONS_OLD, MODE, TEGRASTATS = runner.COMMANDS
-NAMES = ("sm_mhz", "memory_mhz", "sm_max_mhz", "temperature_c", "power_w", "power_limit_w", "state")    # of VALUES, in its order
+NAMES = ("sm_mhz", "memory_mhz", "sm_max_mhz", "temperature_c", "power_w", "power_limit_w", "state")    # of VALUES, in its order after the bus
 
 # bits of NVML's clocks event reasons; 1 is that the GPU has nothing to do
 REASONS = {0x2: "application clocks", 0x4: "power cap", 0x8: "hardware slowdown", 0x10: "sync boost", 0x20: "temperature (software)",
@@ -16,28 +16,34 @@ REASONS = {0x2: "application clocks", 0x4: "power cap", 0x8: "hardware slowdown"
 
 def read(probed):
     """A probe's facts with what its commands and files said made plain: clocks, power, temperature, power_mode; absent where nothing said it."""
-    said, files = probed.pop("said", {}), probed.pop("files", {})
-    found = {**smi(said.get(VALUES) or ""), **throttled(said.get(REASONS_NOW) or said.get(REASONS_OLD) or ""), **tegrastats(said.get(TEGRASTATS) or ""),
-             **devfreq(files)}
+    said, files, bus = probed.pop("said", {}), probed.pop("files", {}), probed.get("gpu", {}).get("bus", "")
+    values = [number(value) for value in smi(said.get(VALUES), bus)]
+    found = {name: value for name, value in zip(NAMES, values) if value is not None} if len(values) == len(NAMES) else {}
+    found.update(throttled(smi(said.get(REASONS_NOW), bus) or smi(said.get(REASONS_OLD), bus)))
+    found.update({**tegrastats(said.get(TEGRASTATS) or ""), **devfreq(files)})
     if mode := re.search(r"Power Mode\s*:\s*(\S+)", said.get(MODE) or ""):
         found["power_mode"] = mode[1]
     return {**probed, "telemetry": found}
 
 
-def smi(text):
-    """Of the first GPU's line: numbers where it has numbers."""
-    values = [value.strip() for value in text.split("\n")[0].split(",")]
-    return {name: number(value) for name, value in zip(NAMES, values) if not value.startswith(("[", "N/A"))} if len(values) == len(NAMES) else {}
+def smi(text, bus):
+    """The values of the GPU on that bus, after a line of headings; of the only GPU where the bus is not known. Empty where nvidia-smi failed."""
+    lines = [[value.strip() for value in line.split(",")] for line in (text or "").splitlines()[1:]]
+    return next((values for found, *values in lines if found.lower().endswith(bus.lower()) or len(lines) == 1), [])
 
 
-def throttled(text):
+def throttled(values):
     """Why the clock is lower than it could be."""
-    active = text.split("\n")[0].strip()
+    active = "".join(values)
     return {"throttled_by": [reason for bit, reason in REASONS.items() if int(active, 16) & bit]} if re.fullmatch(r"0x[0-9a-fA-F]+", active) else {}
 
 
 def number(text):
-    return float(text) if re.fullmatch(r"-?\d+(\.\d+)?", text) else text
+    """Of "1545 MHz", or a text such as P2; None for what is not known."""
+    if text.startswith(("[", "N/A")):
+        return None
+    found = re.fullmatch(r"(-?\d+(?:\.\d+)?)( \S+)?", text)
+    return float(found[1]) if found else text
 
 
 def tegrastats(text):

@@ -1,4 +1,7 @@
 """Jobs at the other end of an ssh connection: a real OpenSSH server on loopback, with a home and keys of its own."""
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -55,9 +58,12 @@ def test_an_address():
     place = ssh.place("ssh://nano@tx2:2222/usr/bin/python3.6")
     assert (place.host, place.user, place.port, place.python) == ("tx2", "nano", 2222, "/usr/bin/python3.6")
     assert ssh.place("ssh://tx2").python == "python3" and ssh.place(None) is None
+    assert ssh.place("ssh://TX2/a%20b/python").host == "TX2", "names in ~/.ssh/config have capitals"
+    assert ssh.place("ssh://TX2/a%20b/c d/python/").python == "/a b/c d/python"
 
 
-@pytest.mark.parametrize("url", ["tx2", "http://tx2", "ssh://", "ssh://-oProxyCommand=x", "ssh://me:secret@tx2", "ssh://tx2:port", "ssh://-l@tx2", "ssh://tx2?a=b"])
+@pytest.mark.parametrize("url", ["tx2", "http://tx2", "ssh://", "ssh://-oProxyCommand=x", "ssh://me:secret@tx2", "ssh://tx2:port", "ssh://-l@tx2", "ssh://tx2?a=b",
+                                 "ssh://tx2:0", "ssh://tx2:65536", "ssh://", "ssh://a b", "ssh://tx2/a\nb", "ssh://@tx2"])
 def test_what_is_no_address_is_refused(url):
     with pytest.raises(RtsegError) as error:
         ssh.place(url)
@@ -260,3 +266,146 @@ def test_the_worker_there_ends_with_the_command_here(server, artifact, tmp_path,
     process.send_signal(how)
     process.wait()
     assert no_worker(old_python)
+
+
+# ---- a device that is not as plain as others
+
+
+@pytest.fixture
+def odd(tmp_path):
+    """A function: a server with these variables in its environment; what runs the command line against it is its attribute `run`."""
+    servers = []
+
+    def start(**variables):
+        (tmp_path / "sshd").mkdir()
+        servers.append(Server(tmp_path / "sshd", **variables))
+        servers[0].run = lambda *arguments, **options: run_here(*arguments, **{"environment": servers[0].environment, **options})
+        return servers[0]
+    yield start
+    for one in servers:
+        one.stop()
+
+
+def test_folders_and_pythons_with_odd_names(odd, artifact, tmp_path):
+    there = odd(XDG_CACHE_HOME=str(tmp_path / "a b'c"))
+    path = tmp_path / "py 'th%on"
+    path.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    path.chmod(0o755)
+    out, _ = there.run("bench", artifact, "-n", 20, "--on", there.url(str(path).replace("%", "%25")), "-o", tmp_path / "out", "--json", status=None)
+    assert json.loads(out)[0]["iterations"] == 20
+    assert os.listdir(tmp_path / "a b'c/rtseg-deploy/jobs") == []
+
+
+def test_a_shell_that_greets(server, device, job, tmp_path):
+    """bash reads .bashrc for every command of ssh, where its output is not a terminal."""
+    (server.home / ".bashrc").write_text("echo 'Welcome.'; printf 'no line'; echo 'and on stderr' >&2\n")
+    assert made(device, job, tmp_path / "first", launch.quiet)
+
+
+@contextlib.contextmanager
+def busy(server):
+    """Another command's job runs on the device."""
+    with open(server.home / "cache/rtseg-deploy/busy") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.mark.parametrize("moment", ["folder", "send", "start"])
+def test_two_at_once_do_not_disturb_each_other(server, device, job, tmp_path, monkeypatch, moment):
+    """Not even where it is the same job, in the same folder there."""
+    with pytest.raises(RtsegError, match="lost"):
+        made(device, job, tmp_path / "first", Cut(server, "copying big"))
+    plain, before = getattr(ssh.Connection, moment), []
+
+    def disturbed(*arguments):
+        with busy(server):
+            before.append(server.left())
+            return plain(*arguments)
+    monkeypatch.setattr(ssh.Connection, moment, disturbed)
+    with pytest.raises(RtsegError, match="127.0.0.1 is busy with another job") as error:
+        made(device, job, tmp_path / "second", launch.quiet)
+    assert error.value.fix and server.left() == before[0] and len(before[0]) > 1
+    monkeypatch.undo()
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    assert made(device, job, tmp_path / "third", launch.quiet) and len((tmp_path / "ran").read_text()) == 1
+
+
+def test_what_is_left_for_a_week_goes(server, device, job, tmp_path):
+    """The folders of other jobs there, its own too, and what was fetched here."""
+    ours = server.folder / "our-cache/rtseg-deploy"
+    for moment in ("copying big", "fetching engine"):
+        with pytest.raises(RtsegError, match="lost"):
+            made(device, job, tmp_path / moment, Cut(server, moment))
+        if moment.startswith("copying"):
+            ours.mkdir(parents=True, exist_ok=True)
+    (own,) = (server.home / "cache/rtseg-deploy/jobs").iterdir()
+    other, young = own.parent / "other", own.parent / "young"
+    (here,) = ours.glob("*.part")
+    for folder in (other, young):
+        folder.mkdir()
+    for path in (own, other, here):
+        os.utime(path, (time.time() - 9 * 86400,) * 2)
+    again = Cut(None, "fetching engine")
+    assert made(device, job, tmp_path / "again", again) and again.begun[0] < 0.1
+    assert os.listdir(own.parent) == ["young"] and len((tmp_path / "ran").read_text()) == 2
+
+
+def test_where_no_folder_can_be_made(odd):
+    there = odd(XDG_CACHE_HOME="/dev/null/x")
+    _, err = there.run("probe", "--on", there.url(), status=1)
+    assert "no folder can be made on 127.0.0.1" in err and "XDG_CACHE_HOME" in err and len(err.strip().splitlines()) <= 2
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A function: a file system of so many KiB; skips where none may be mounted."""
+    mounted = []
+
+    def mount(kib):
+        (tmp_path / "tiny").mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "none", tmp_path / "tiny"]
+        if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("no file system may be mounted here")
+        mounted.append(tmp_path / "tiny")
+        return mounted[0]
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", path], check=True)
+
+
+def test_a_full_disk_there(odd, artifact, tiny, tmp_path):
+    there = odd(XDG_CACHE_HOME=tiny(64))
+    _, err = there.run("bench", artifact, "-n", 20, "--on", there.url(), "-o", tmp_path / "out", status=1)
+    assert "the disk of 127.0.0.1 is full" in err and "df -h" in err
+    assert os.listdir(tmp_path / "tiny/rtseg-deploy/jobs") == [] and not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_here(server, device, job, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tiny(1024)))
+    with pytest.raises(OSError) as error:
+        made(device, job, tmp_path / "first", launch.quiet)
+    assert error.value.errno == errno.ENOSPC and not list((tmp_path / "tiny").rglob("*.part"))
+
+
+def test_a_long_folder_for_temporary_files(run, server, tmp_path):
+    """A socket's path has 107 bytes at most."""
+    long = tmp_path / ("x" * 120 + " %C")
+    long.mkdir()
+    _, err = run_here("probe", "--on", server.url(), environment={**server.environment, "TMPDIR": str(long)})
+    assert "lost" not in err and not any(long.iterdir())
+
+
+def test_no_ssh_here(server, device, job, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RtsegError, match="there is no ssh on this machine") as error:
+        made(device, job, tmp_path / "first", launch.quiet)
+    assert "openssh-client" in error.value.fix
+
+
+def test_a_device_that_does_not_tell_a_sha256(server, device, job, tmp_path, monkeypatch):
+    plain = ssh.Connection.output
+    monkeypatch.setattr(ssh.Connection, "output", lambda self, script: plain(self, script.replace("sha256sum < engine", "echo ../../../x -")))
+    with pytest.raises(RtsegError, match="does not tell the sha256 of engine") as error:
+        made(device, job, tmp_path / "first", launch.quiet)
+    assert "sha256sum" in error.value.fix

@@ -15,13 +15,22 @@ def test_tegrastats_of_a_tx2():
     assert found["rails_mw"] == {"VDD_SYS_GPU": 77, "VDD_SYS_SOC": 539, "VDD_IN": 2930, "VDD_SYS_CPU": 539, "VDD_SYS_DDR": 727}
 
 
+HEAD = "pci.bus_id, clocks.current.sm [MHz], clocks.current.memory [MHz], clocks.max.sm [MHz], temperature.gpu, power.draw [W], power.limit [W], pstate\n"
+
+
 def test_nvidia_smi():
-    found = telemetry.smi("1545, 7000, 2100, 61, 212.37, 250.00, P2\n300, 1, 1, 1, 1, 1, P8\n")
-    assert (found["sm_mhz"], found["memory_mhz"], found["power_w"], found["state"]) == (1545, 7000, 212.37, "P2")
-    assert "power_w" not in telemetry.smi("300, 405, 1911, 35, [N/A], 250.00, P8")
-    assert telemetry.smi("No devices were found") == telemetry.smi("") == {}
-    assert telemetry.throttled("0x0000000000000024\n") == {"throttled_by": ["power cap", "temperature (software)"]}
-    assert telemetry.throttled("0x0000000000000001") == {"throttled_by": []} and telemetry.throttled("[N/A]") == {}
+    """Of the GPU that was probed, which need not be the first that nvidia-smi lists."""
+    rows = HEAD + "00000000:01:00.0, 300 MHz, 405 MHz, 1911 MHz, 35, [N/A], 250.00 W, P8\n00000000:02:00.0, 1545 MHz, 7000 MHz, 2100 MHz, 61, 212.37 W, 250.00 W, P2\n"
+    reasons = "pci.bus_id, clocks_throttle_reasons.active\n00000000:01:00.0, 0x0000000000000001\n00000000:02:00.0, 0x0000000000000024\n"
+
+    def read(bus):
+        said = {telemetry.VALUES: rows, telemetry.REASONS_NOW: None, telemetry.REASONS_OLD: reasons}
+        return telemetry.read({"gpu": {"bus": bus}, "said": said})["telemetry"]
+
+    assert read("0000:02:00.0") == {"sm_mhz": 1545, "memory_mhz": 7000, "sm_max_mhz": 2100, "temperature_c": 61, "power_w": 212.37, "power_limit_w": 250,
+                                    "state": "P2", "throttled_by": ["power cap", "temperature (software)"]}
+    assert "power_w" not in read("00000000:01:00.0") and read("00000000:01:00.0")["throttled_by"] == []
+    assert telemetry.read({"gpu": {"error": "none"}, "said": {telemetry.VALUES: "No devices were found\n"}})["telemetry"] == {}
 
 
 def test_a_probe_is_made_plain():

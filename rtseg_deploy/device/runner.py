@@ -31,8 +31,7 @@ SESSIONS = (*PROVIDERS, "tensorrt", "tensorrt_rtx")
 WARMUP_STEPS, WARMUP_SECONDS, WARMUP_STEPS_LIMIT, WARMUP_SECONDS_LIMIT = 50, 2.0, 2000, 30.0
 TACTICS_STEPS, HOST_OF_DEVICE = 50, 0.95    # a host's clock that shows less than this share of the device's did not wait for it
 CUDA = "libcuda.so.1"                       # the driver's own library: it is wherever a GPU works, and needs no package
-NOT_FINITE = "the network's output is not finite"
-BOUNDARY = "network, its %s input and its output in %s memory"
+NOT_FINITE, BOUNDARY = "the network's output is not finite", "network, its %s input and its output in %s memory"
 INSTALL = {"tensorrt": "on a Jetson: sudo apt-get install python3-libnvinfer; elsewhere: pip install tensorrt", "tensorrt_rtx": "pip install tensorrt-rtx",
            "numpy": "pip install numpy; on a Jetson: sudo apt-get install python3-numpy", "onnxruntime": "pip install onnxruntime (CPU) or onnxruntime-gpu"}
 REMEDIES = {"out ?of ?memory|could not be allocated": "free memory on the GPU, or build with less of it: --workspace 256 (MiB)",
