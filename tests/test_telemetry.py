@@ -20,7 +20,8 @@ HEAD = "pci.bus_id, clocks.current.sm [MHz], clocks.current.memory [MHz], clocks
 
 def test_nvidia_smi():
     """Of the GPU that was probed, which need not be the first that nvidia-smi lists."""
-    rows = HEAD + "00000000:01:00.0, 300 MHz, 405 MHz, 1911 MHz, 35, [N/A], 250.00 W, P8\n00000000:02:00.0, 1545 MHz, 7000 MHz, 2100 MHz, 61, 212.37 W, 250.00 W, P2\n"
+    rows = HEAD + "00000000:01:00.0, 300 MHz, 405 MHz, 1911 MHz, 35, [N/A], 250.00 W, P8\n" \
+           "00000000:02:00.0, 1545 MHz, 7000 MHz, 2100 MHz, 61, 212.37 W, 250.00 W, P2\n"
     reasons = "pci.bus_id, clocks_throttle_reasons.active\n00000000:01:00.0, 0x0000000000000001\n00000000:02:00.0, 0x0000000000000024\n"
 
     def read(bus):

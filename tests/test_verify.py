@@ -65,7 +65,7 @@ def test_the_command_says_it_in_a_line_and_by_its_status(artifact, copy_of, monk
     result = CliRunner().invoke(cli, ["verify", str(path)])
     assert (result.exit_code, len(result.stdout.splitlines())) == (status, 1) and result.stdout.startswith(line)
     found = json.loads(CliRunner().invoke(cli, ["verify", str(path), "--json"]).stdout)
-    assert bool(found["reasons"]) == bool(status) and found["built"]["version"] == "8.6.1" and found["probe"] == probed
+    assert bool(found["reasons"]) == bool(status) and found["built"]["version"] == "8.6.1" and found["probe"] == {**probed, "telemetry": {}}
     assert jobs and not loads(jobs)
 
 
