@@ -20,7 +20,7 @@ from conftest import run
 from remote import python
 
 from rtseg_deploy import bundle, collect, launch, ondevice, records
-from rtseg_deploy.device import steps
+from rtseg_deploy.device import runner, steps
 from rtseg_deploy.errors import RtsegError
 
 pytestmark = pytest.mark.xdist_group("ssh")     # one worker makes the environments
@@ -446,3 +446,29 @@ def test_nothing_of_this_machine_is_in_a_bundle(artifact, tmp_path, tmp_path_fac
             assert (member.uid, member.gid, member.uname, member.gname) == (0, 0, "", "")
             if re.search(r"job\.json|bundle\.json|run\.sh", member.name):
                 assert str(tmp_path_factory.getbasetemp()).encode() not in archive.extractfile(member).read()
+
+
+def taken_there(labels):
+    """A change of the results: the labels of the device are labels(what is expected), or its error."""
+    def change(contents):
+        folder = "001-net-fp32-labels"
+        if isinstance(labels, str):
+            result = {"ok": False, "error": labels, "fix": ""}
+        else:
+            result = {"ok": True, "environment": {}}
+            for number in range(3):
+                expected = np.load(io.BytesIO(contents[f"{folder}/expected-{number}.npy"]))
+                contents[f"{folder}/labels-{number}.npy"] = launch.saved(labels(np.where(expected == ondevice.TIED, 0, expected)).astype(np.uint8))
+        contents[f"{folder}/result.json"] = json.dumps(result).encode()
+    return change
+
+
+def test_an_engine_is_filed_with_what_its_labels_are_worth(brought_back, tmp_path):
+    filed = collect.collect(resealed(brought_back[1], tmp_path / "r.tar.gz", taken_there(lambda labels: labels)), tmp_path / "engines", tmp_path / "results")
+    assert filed[0].ok and records.read_artifact(filed[0].what).checks["run_on_device"]["ok"]
+
+
+@pytest.mark.parametrize("labels", [lambda labels: np.roll(labels, 9, 1), runner.NOT_FINITE])
+def test_an_engine_with_other_labels_is_not_filed(brought_back, tmp_path, labels):
+    filed = collect.collect(resealed(brought_back[1], tmp_path / "r.tar.gz", taken_there(labels)), tmp_path / "engines", tmp_path / "results")
+    assert not filed[0].ok and "its labels are not those of" in filed[0].what and not (tmp_path / "engines").exists()
