@@ -21,9 +21,9 @@ def offenders(nodes, passes):
                 holds = middle
             else:
                 fails = middle
-        kept.append(rest[holds - 1])
+        kept = [name for name in nodes if name in (*kept, rest[holds - 1])]
         refuse_most(kept, len(nodes))
-    return [name for name in nodes if name in kept]
+    return kept
 
 
 def refuse_most(kept, count):
