@@ -57,11 +57,11 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=launch.quie
             last = []               # of what lies at `temporary`: what was kept, its Artifact, whether its labels hold; a build takes minutes
 
             def holds(kept):
-                if last[:1] != [set(kept)]:
-                    last[:] = [set(kept), *attempt(kept, temporary)]
+                if last[:1] != [kept]:
+                    last[:] = [kept, *attempt(kept, temporary)]
                 return last[2]
 
-            if not holds(()) and precision == "fp16":
+            if not holds([]) and precision == "fp16":
                 kept = offenders(floating(path), holds)
                 holds(kept)
                 if not last[1].checks["layers"]["fp16"]:

@@ -9,6 +9,9 @@ def offenders(nodes, passes):
     about log2(nodes) tries for each that is found. It is assumed that keeping more never makes it worse.
     Raises RtsegError where not even all of them are enough, or more than half are needed.
     """
+    def ordered(names):
+        return [name for name in nodes if name in names]
+
     kept = []
     while not passes(kept):
         rest = [name for name in nodes if name not in kept]
@@ -17,11 +20,11 @@ def offenders(nodes, passes):
         fails, holds = 0, len(rest)
         while holds - fails > 1:
             middle = (fails + holds) // 2
-            if passes(kept + rest[:middle]):
+            if passes(ordered(kept + rest[:middle])):
                 holds = middle
             else:
                 fails = middle
-        kept = [name for name in nodes if name in (*kept, rest[holds - 1])]
+        kept = ordered([*kept, rest[holds - 1]])
         refuse_most(kept, len(nodes))
     return kept
 

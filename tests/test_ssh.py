@@ -202,9 +202,10 @@ class Cut:
     """A tell that cuts the connection once, when half of a file is over."""
 
     def __init__(self, server, name):
-        self.server, self.name, self.begun = server, name, []
+        self.server, self.name, self.begun, self.told = server, name, [], []
 
     def __call__(self, step, done):
+        self.told.append(step)
         if self.name in step:
             self.begun.append(done)
             if done > 0.5 and self.server:
@@ -244,6 +245,7 @@ def test_cut_in_the_middle_of_a_copy_the_next_run_goes_on(server, device, job, t
     again = Cut(None, name)
     assert made(device, job, tmp_path / "second", again)
     assert again.begun[0] > 0.1 and len((tmp_path / "ran").read_text()) == 1
+    assert not any("runner.py" in step for step in again.told), "it is there already"
     assert server.left() == ["cache/rtseg-deploy/busy"]
 
 
@@ -257,6 +259,17 @@ def test_a_damaged_copy_is_not_used(server, device, job, tmp_path):
     with pytest.raises(RtsegError, match="big arrived damaged"):
         made(device, job, tmp_path / "second", launch.quiet)
     assert made(device, job, tmp_path / "third", launch.quiet)
+
+
+def test_a_damaged_beginning_here_is_not_used(server, device, job, tmp_path):
+    with pytest.raises(RtsegError, match="lost"):
+        made(device, job, tmp_path / "first", Cut(server, "fetching engine"))
+    (part,) = (server.folder / "our-cache").rglob("*.part")
+    with open(part, "r+b") as file:
+        file.write(b"flipped")
+    with pytest.raises(RtsegError, match="engine arrived damaged"):
+        made(device, job, tmp_path / "second", launch.quiet)
+    assert not part.exists() and made(device, job, tmp_path / "third", launch.quiet)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
