@@ -60,6 +60,8 @@ def test_it_is_run_without_network_and_filed(brought_back, tmp_path):
     printed, archive = brought_back
     assert "1 of 4: 000-net-fp32-build: building" in printed and "4 of 4: 003-net-fp32-onnxruntime-cpu: timing" in printed
     assert "2 of 4 jobs are good" in printed and "rtseg-deploy collect" in printed
+    with tarfile.open(archive) as packed:
+        assert {(member.uid, member.gid, member.uname, member.gname) for member in packed} == {(0, 0, "", "")}, "nothing of that machine"
     out, _ = run("collect", archive, "-e", tmp_path / "engines", "-o", tmp_path / "results", "--json", status=1)
     assert [row["ok"] for row in json.loads(out)] == [True, False, False, True]
     engine = records.read_artifact(tmp_path / "engines/rtx-2080ti/net.fp32.engine")
@@ -280,7 +282,8 @@ def told(name, *keys, value):
 
 HOSTILE = {
     "name above": told("bundle.json", "jobs", 0, "name", value="../x"), "name a path": told("bundle.json", "jobs", 0, "name", value="/etc"),
-    "name twice": told("bundle.json", "jobs", 0, "name", value=TIME), "name unknown": told("bundle.json", "jobs", 0, "name", value="more"),
+    "name roundabout": told("bundle.json", "jobs", 0, "name", value=f"{TIME}/../{BUILD}"),
+    "name twice": told("bundle.json", "jobs", 2, "name", value="001-net-fp32-labels"), "name unknown": told("bundle.json", "jobs", 0, "name", value="more"),
     "precision a path": told("bundle.json", "jobs", 0, "precision", value="fp32/../../../evil"),
     "backend a path": told("bundle.json", "jobs", 3, "backend", value="x/../../../../evil"),
     "target a path": told("bundle.json", "jobs", 0, "target", value="../evil"), "file with NUL": told("bundle.json", "jobs", 0, "file", value="a\0b"),
@@ -444,6 +447,8 @@ def test_nothing_of_this_machine_is_in_a_bundle(artifact, tmp_path, tmp_path_fac
     with tarfile.open(tmp_path / "b.tar.gz") as archive:
         for member in archive:
             assert (member.uid, member.gid, member.uname, member.gname) == (0, 0, "", "")
+            if member.name.endswith("job.json"):
+                assert json.load(archive.extractfile(member))["leash"], "the worker ends with run.sh"
             if re.search(r"job\.json|bundle\.json|run\.sh", member.name):
                 assert str(tmp_path_factory.getbasetemp()).encode() not in archive.extractfile(member).read()
 
