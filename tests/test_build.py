@@ -213,3 +213,19 @@ def test_a_worker_that_dies_is_told_and_leaves_nothing(artifact, tmp_path, monke
     with pytest.raises(RtsegError, match=r"worker for build was killed by SIGKILL \(out of memory\?\): almost"):
         build.build_engine(artifact, "rtx-2080ti", root=tmp_path)
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("version, refused", [("8.2.1.8", True), ("8.6.1", True), ("10.13.3.9", False), ("11.1.0.106", False)])
+def test_what_the_parser_does_not_take_is_refused_before_the_device_builds(trained, tmp_path, monkeypatch, version, refused):
+    """Opset 18 gives ReduceMean its axes as an input, which TensorRT 8 does not read; judged by the version that the device has."""
+    from rtseg_deploy import launch
+
+    export(trained, tmp_path / "net.onnx", (64, 96), opset=18)
+    monkeypatch.setattr(build, "builder", lambda target, place, tell: ("tensorrt", version, {"name": "a GPU"}))
+
+    def asked(*rest):
+        raise RtsegError("the device was asked")
+    monkeypatch.setattr(launch, "ran", asked)
+    with pytest.raises(RtsegError) as error:
+        build.build_engine(tmp_path / "net.onnx", "gtx-1080ti", root=tmp_path)
+    assert ("does not take" in error.value.what) == refused and ("was asked" in error.value.what) != refused
