@@ -8,7 +8,7 @@ from . import check, facts, files, graphs, proof, repairs
 from .errors import RtsegError, first_line
 from .original import RUNTIME_ERRORS
 from .records import read_artifact, sidecar, write_artifact
-from .remarks import versions, weights_bytes
+from .remarks import bindings, versions, weights_bytes
 
 DRAWS = 3                           # of random inputs, for a file without a sidecar
 
@@ -51,7 +51,7 @@ def described(artifact, before, after, parity, rows):
     """The sidecar: of the same network, from the same checkpoint, as it is now."""
     old = check.old_parser_warnings(before)
     return replace(artifact, opset=graphs.opset_of(after), weights_bytes=weights_bytes(after), versions={**artifact.versions, **versions()},
-                   checks={**artifact.checks, "parity": parity, "repairs": {"of": artifact.sha256, "rows": rows}},
+                   checks={**artifact.checks, "parity": parity, "tensors": bindings(after), "repairs": {"of": artifact.sha256, "rows": rows}},
                    warnings=tuple(line for line in artifact.warnings if line not in old) + check.old_parser_warnings(after))
 
 

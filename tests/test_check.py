@@ -297,6 +297,7 @@ def test_an_artifact_keeps_its_sidecar(trained, tmp_path):
     assert verdicts[0].passes and artifact.opset == 13 and artifact.parent == before.parent and artifact.checks["repairs"]["of"] == before.sha256
     assert before.warnings and not artifact.warnings and {row["repair"] for row in rows} == {"int32_output", "lower"}
     assert onnx.load(tmp_path / "tx2.onnx").graph.output[0].type.tensor_type.elem_type == TensorProto.INT32
+    assert (before.checks["tensors"]["output"]["type"], artifact.checks["tensors"]["output"]["type"]) == ("UINT8", "INT32")
 
 
 def test_an_artifact_that_takes_bytes_goes_on_to(trained, tmp_path):
