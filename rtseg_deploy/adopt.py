@@ -15,7 +15,7 @@ from .check import old_parser_warnings
 from .errors import RtsegError, first_line
 from .graphs import graphs, sides_of
 from .original import HALF, MOST_CLASSES, RUNTIME_ERRORS, decided, interface, observed, read, tensors
-from .records import Artifact, write_artifact
+from .records import Artifact, write_model
 from .remarks import OPSETS, bindings, portrait_warning, versions, weights_bytes
 
 
@@ -52,7 +52,7 @@ def adopt(source, path, normalisation, resolution=None, class_set="", tell=lambd
     if not artifact.weights_bytes:
         raise RtsegError(f"{source} holds no weights", "export the network with its weights in the file")
     tell("writing", 0.95)
-    return write_artifact(path, lambda temporary: (temporary.write_bytes(model.SerializeToString()), artifact)[1])
+    return write_model(path, model, artifact)
 
 
 def safe_name(source):

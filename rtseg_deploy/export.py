@@ -9,7 +9,7 @@ import torch
 from . import check, facts, fp16, graphs, passes, proof, repairs
 from .deployed import deployed
 from .errors import RtsegError, first_line
-from .records import Artifact, size, write_artifact
+from .records import Artifact, size, write_model
 from .remarks import OPSETS, bindings, portrait_warning, versions, weights_bytes
 
 DEFAULT_OPSET = 17                  # TensorRT 8.6 and everything newer; 13 for TensorRT 8.2
@@ -59,7 +59,7 @@ def export(trained, path, resolution, opset=None, precision="fp32", output="logi
         versions=versions(torch=torch.__version__),
         warnings=seed_warning(trained) + otherwise_warning(trained) + batch_warning(fold) + portrait_warning(resolution) + warned)
     tell("writing", 0.95)
-    return write_artifact(path, lambda temporary: (temporary.write_bytes(model.SerializeToString()), artifact)[1])
+    return write_model(path, model, artifact)
 
 
 def refuse_size(trained, resolution):

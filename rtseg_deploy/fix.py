@@ -7,7 +7,7 @@ from onnx import helper
 from . import check, facts, files, graphs, proof, repairs
 from .errors import RtsegError, first_line
 from .original import RUNTIME_ERRORS
-from .records import read_artifact, sidecar, write_artifact
+from .records import read_artifact, sidecar, write_model
 from .remarks import bindings, versions, weights_bytes
 
 DRAWS = 3                           # of random inputs, for a file without a sidecar
@@ -36,7 +36,7 @@ def fix(source, path, targets, parser="", tell=lambda step, done: None):
     tell("checking it", 0.8)
     verdicts = check.check(after, targets, parser)
     if artifact:
-        write_artifact(path, lambda temporary: (temporary.write_bytes(after.SerializeToString()), described(artifact, before, after, parity, rows))[1])
+        write_model(path, after, described(artifact, before, after, parity, rows))
     else:
         files.write(path, after.SerializeToString())
     return verdicts, rows
@@ -60,9 +60,9 @@ def prove_artifact(before, after, artifact, source):
     if artifact.output == "labels" and proof.argmax(before) is None:
         prove(before, after, source)
         return artifact.checks["parity"]
-    runner = proof.session(proof.with_outputs(before, [proof.logits_name(before)]))
+    logits = proof.logits(before)
     inputs = proof.pictures(artifact.resolution, artifact.normalisation, artifact.input)
-    parity = proof.against(after, lambda picture: runner.run(None, {"input": picture.fed})[0].astype(np.float32), inputs, artifact.precision)
+    parity = proof.against(after, lambda picture: logits(picture.fed), inputs, artifact.precision)
     if not parity["ok"]:
         proof.refuse(parity, "the rewritten graph is not the network in the file")
     return parity

@@ -67,6 +67,12 @@ def logits_name(model):
     return last.input[0] if last else model.graph.output[0].name
 
 
+def logits(model):
+    """f(an input) -> float32 logits of a model, by ONNX Runtime."""
+    runner = session(with_outputs(model, [logits_name(model)]))
+    return lambda fed: runner.run(None, {"input": fed})[0].astype(np.float32, copy=False)
+
+
 def with_outputs(model, names):
     """A copy of the model whose outputs are those tensors; their shapes and types are left to the runtime."""
     copy = onnx.ModelProto()

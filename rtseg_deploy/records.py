@@ -90,6 +90,15 @@ def read_artifact(path):
     return artifact
 
 
+def write_model(path, model, artifact):
+    """Write an onnx.ModelProto and its sidecar, both or neither; returns the Artifact with its hash."""
+    def fill(temporary):
+        temporary.write_bytes(model.SerializeToString())
+        return artifact
+
+    return write_artifact(path, fill)
+
+
 def write_artifact(path, fill):
     """Write a file and its sidecar, both or neither: fill(temporary path) writes the file and returns its Artifact, still without a hash.
 

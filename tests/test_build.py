@@ -152,7 +152,7 @@ def edited(path, edit):
     model = onnx.load(path)
     name = edit(model.graph)
     described = records.from_json(json.loads(records.sidecar(path).read_text()), path)
-    records.write_artifact(path, lambda temporary: (temporary.write_bytes(model.SerializeToString()), described)[1])
+    records.write_model(path, model, described)
     return name
 
 
