@@ -1,148 +1,243 @@
 """Artifact x backend -> a figure: raw samples, their statistics, and what makes them doubtful.
 
-The clock is the one in device/runner.py; each figure is a process of its own.
+The clock is the one in device/runner.py; each run is a process of its own.
 """
+import random
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from . import backends, files, images, launch
+from . import backends, doubts, facts, files, images, launch, statistics, telemetry
+from .errors import RtsegError
 from .records import FORMAT, read_artifact, size
 
 PAPERS_RANGE = (500, 5000)          # iterations that the papers state (DDRNet 500, BiSeNet V2 5000)
-DRIFT_LIMIT = 0.05                  # between the medians of the two halves
-SPREAD_LIMIT = 0.10                 # interquartile range / median, as torch.utils.benchmark warns
-TWO_SPEEDS = 1.5                    # median / minimum; 1.05 to 1.15 on a quiet machine
-SPIKE_LIMIT = 0.05                  # share of the time above the third quartile + 3 interquartile ranges
 SAME_LABELS = 0.999                 # below this two backends did not do the same work
-FAULTS_WORTH_A_NOTE = 100           # minor page faults an iteration
-SAMPLES = ("seconds", "warmup_seconds", "device_seconds", "enqueue_seconds")
+SAMPLES = ("seconds", "warmup_seconds", "device_seconds", "enqueue_seconds", "stages", "telemetry")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """How an artifact is to be timed."""
+    backends: tuple = ()
+    protocol: str = "network"       # a name of facts.protocols()
+    iterations: int | None = None   # the protocol's if not given
+    processes: int = 1
+    image: str | None = None        # instead of seeded noise
+    decode: bool = False            # the image's file is decoded within the clock
+    threads: int | None = None
+    cuda_graph: bool = False
+    portrait: bool = False          # an image that is higher than wide is meant
+    warmup_limit: float = 30.0      # seconds
+    place: object = None
+    own: dict | None = None         # the arguments of own.load, for a network that only its own code can build
+    figure: str = ""                # id of the paper's figure that this is for
+    results: str = "results"
+    names: dict = field(default_factory=dict)    # backend -> the file's name, where it is to have a certain one
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one process measured, as it was measured: see time_steps in device/runner.py."""
+    seconds: tuple                  # host, each step waited for
+    warmup_seconds: tuple
+    warmup_converged: bool
+    minor_faults: int               # in the timed part
+    empty_seconds: float            # of a bracket with nothing in it
+    began: float                    # time.perf_counter, as telemetry's t
+    ended: float
+    environment: dict
+    back_to_back_seconds: float     # of as many steps under one bracket: on a GPU they queue
+    device_seconds: tuple = ()      # of a GPU: by its own events, in steps of their own
+    enqueue_seconds: tuple = ()     # the host's, until each of those calls returned
+    stages: dict = field(default_factory=dict)   # name -> seconds, in order
+    telemetry: tuple = ()           # rows of telemetry.rows
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One figure. seconds are the samples as they were taken; everything else about speed follows from them."""
+    """One figure. The runs hold the samples as they were taken; everything else about speed follows from them."""
     artifact: dict
     file: str
     backend: str
     resolution: tuple
     input: str
-    seconds: tuple
-    warmup_seconds: tuple
-    minor_faults: int
-    environment: dict
-    same_labels: dict                # backend compared with -> share of equal labels
-    device_seconds: tuple = ()       # of a GPU: by its own events, in steps of their own
-    enqueue_seconds: tuple = ()      # the host's, until each of those calls returned
-    back_to_back_seconds: float = 0.0    # as many steps once more, waited for together: a queue, not a latency
+    protocol: str
+    iterations: int                 # asked for
+    runs: tuple                     # of Run
+    same_labels: dict               # backend compared with -> share of equal labels
+    figure: str = ""                # id of the paper's figure that it is for
 
     @property
+    def environment(self):
+        """Of the first run: what differs between runs is in each."""
+        return self.runs[0].environment
+
+    @property
+    def boundary(self):
+        """What is inside the clock: a name of facts, and the sentence of who timed it."""
+        return f"{facts.protocol(self.protocol).boundary}: {self.environment.get('boundary', 'not said')}"
+
+    @property
+    def bn(self):
+        return self.environment.get("bn", "folded")
+
+    @cached_property
     def statistics(self):
-        found = statistics(self.seconds)
-        if self.device_seconds:
-            found.update(device_median_ms=1e3 * float(np.median(self.device_seconds)), enqueue_median_ms=1e3 * float(np.median(self.enqueue_seconds)),
-                         back_to_back_fps=len(self.device_seconds) / self.back_to_back_seconds)
+        found = statistics.summary([run.seconds for run in self.runs])
+        queued = [run.back_to_back_seconds / len(run.seconds) for run in self.runs]
+        if facts.protocol(self.protocol).clock != "each" or self.runs[0].device_seconds:
+            found["back_to_back_ms"] = 1e3 * float(np.mean(queued))
+        if self.runs[0].device_seconds:
+            found.update(device_median_ms=1e3 * median(self.runs, "device_seconds"), enqueue_median_ms=1e3 * median(self.runs, "enqueue_seconds"))
+        if facts.protocol(self.protocol).clock == "together":
+            found.update(statistics.of_means(queued))
+        found.update({"energy_j": energy} if (energy := self.energy) is not None else {})
         return found
 
     @property
-    def warnings(self):
-        different = [f"does not do the same work as {other}: {share:.2%} of labels are equal"
+    def energy(self):
+        """Joules an image, all of the device's while it was timed; None where it does not tell power."""
+        spent = [telemetry.energy(run.telemetry, run.began, run.ended) for run in self.runs]
+        return None if None in spent else sum(spent) / sum(len(run.seconds) for run in self.runs)
+
+    @cached_property
+    def doubts(self):
+        different = [doubts.Doubt("other-work", f"does not do the same work as {other}: {share:.2%} of labels are equal", True)
                      for other, share in self.same_labels.items() if share < SAME_LABELS]
-        return different + (doubts(self.seconds) if self.backend != "null" else [])
+        return different + (doubts.of(self) if self.backend != "null" else [])
+
+    @property
+    def warnings(self):
+        return [doubt for doubt in self.doubts if doubt.grave]
 
     @property
     def notes(self):
         """What limits the figure's meaning without making it doubtful."""
         low, high = PAPERS_RANGE
-        faults = self.minor_faults / len(self.seconds)
-        rows = [(not low <= len(self.seconds) <= high, f"N = {len(self.seconds)} is outside the papers' {low} to {high}"),
+        protocol = facts.protocol(self.protocol)
+        rows = [(not low <= self.iterations <= high, f"N = {self.iterations} is outside the papers' {low} to {high}"),
                 ("seed" in self.artifact["parent"], "random weights: for speed only"),
-                (faults > FAULTS_WORTH_A_NOTE, f"{faults:.0f} minor page faults an iteration: memory is taken anew each time"),
+                (protocol.name == "paper-unstated", protocol.about),
+                (protocol.name == "paper-bisenetv2", protocol.about),
+                (protocol.precision not in ("", self.artifact["precision"]), f"{self.artifact['precision']}; {protocol.name} is {protocol.precision}"),
+                (protocol.bn not in ("", self.bn), f"BatchNorm {self.bn}; {protocol.bn} in {protocol.name}"),
                 (self.environment.get("note"), self.environment.get("note"))]
-        return [text for applies, text in rows if applies]
+        return [text for applies, text in rows if applies] + [f"{doubt.flag}: {doubt.says}" for doubt in self.doubts if not doubt.grave]
 
     def to_json(self, samples=True):
-        value = {"format": FORMAT, "kind": "benchmark", **asdict(self), "iterations": len(self.seconds), "statistics": self.statistics,
-                 "status": "unstable" if self.warnings else "stable", "warnings": self.warnings, "notes": self.notes}
-        return value if samples else {name: value[name] for name in value if name not in SAMPLES}
+        value = {"format": FORMAT, "kind": "benchmark", **asdict(self), "boundary": self.boundary, "bn": self.bn, "statistics": self.statistics,
+                 "status": "unstable" if self.warnings else "stable", "warnings": [{"flag": one.flag, "says": one.says} for one in self.warnings],
+                 "notes": self.notes}
+        return value if samples else {**value, "runs": [{name: run[name] for name in run if name not in SAMPLES} for run in value["runs"]]}
 
 
-def statistics(seconds):
-    """Milliseconds and frames per second; FPS = 1000 / mean, never a mean of FPS."""
-    ms = np.asarray(seconds) * 1e3
-    p90, p95, p99 = np.percentile(ms, (90, 95, 99))
-    median = float(np.median(ms))
-    return {"fps": 1e3 / float(ms.mean()), "mean_ms": float(ms.mean()), "median_ms": median, "min_ms": float(ms.min()), "max_ms": float(ms.max()),
-            "p90_ms": float(p90), "p95_ms": float(p95), "p99_ms": float(p99), "mad_ms": float(np.median(np.abs(ms - median)))}
+def median(runs, name):
+    return float(np.median(np.concatenate([getattr(run, name) for run in runs])))
 
 
-def doubts(seconds):
-    """Why these samples should not be believed as they are; empty where they may."""
-    samples = np.asarray(seconds)
-    found = []
-    first, second = np.median(samples[:len(samples) // 2 or 1]), np.median(samples[len(samples) // 2:])
-    if abs(second / first - 1) > DRIFT_LIMIT:
-        found.append(f"drift: the second half's median is {second / first - 1:+.1%} of the first's")
-    if np.median(samples) > TWO_SPEEDS * samples.min():
-        found.append(f"two speeds: the median is {np.median(samples) / samples.min():.2f} times the fastest; something else uses the machine")
-    quarter, median, three_quarters = np.percentile(samples, (25, 50, 75))
-    if (three_quarters - quarter) / median > SPREAD_LIMIT:
-        found.append(f"spread: the middle half covers {(three_quarters - quarter) / median:.0%} of the median, more than {SPREAD_LIMIT:.0%}")
-    slow = samples > three_quarters + 3 * (three_quarters - quarter)
-    lost = (samples[slow] - median).sum() / samples.sum()
-    if lost > SPIKE_LIMIT:
-        found.append(f"spikes: {slow.sum()} slow iterations take {lost:.0%} of the time; something else ran")
-    return found
+def bench(path, ask, tell=launch.quiet):
+    """Time one artifact as asked, on each backend; returns [(result file, Benchmark)]. A figure is on disk as soon as its last run is done.
 
-
-def bench(path, asked, iterations, image=None, threads=None, results="results", own=None, place=None, cuda_graph=False,
-          tell=lambda step, done: None):
-    """Time one artifact on each backend asked for, in order; returns [(result file, Benchmark)]. Every figure is on disk as soon as it is done."""
+    With several processes the backends take turns in a shuffled order, so that none has the machine's better hour.
+    """
     artifact = read_artifact(path)
-    names = backends.chosen(artifact, asked)
-    array, fed = picture(artifact, image)
-    done, first = [], None
-    for backend in names:
-        title = f"{artifact.model} {size(artifact.resolution)} {backend}"
-        job = launch.on_backend("time", path, artifact, backend, [array], threads, own, iterations=iterations, cuda_graph=cuda_graph)
-        with launch.ran(job, place, lambda step, share, title=title: tell(f"{title}: {step}", share)) as (result, folder):
+    protocol = facts.protocol(ask.protocol)
+    refuse_other(path, artifact, protocol, ask)
+    names = backends.chosen(artifact, ask.backends)
+    array, fed = picture(artifact, ask.image, "file" if ask.decode else protocol.frame)
+    iterations = ask.iterations or protocol.iterations
+    order = [name for name in names for _ in range(ask.processes)]
+    if ask.processes > 1:
+        random.Random(0).shuffle(order)
+    runs, first, done = {name: [] for name in names}, None, {}
+    for number, name in enumerate(order, 1):
+        title = f"{artifact.model} {size(artifact.resolution)} {name}" + (f" ({number} of {len(order)})" if ask.processes > 1 else "")
+        job = timing(path, artifact, name, array, iterations, ask)
+        with launch.ran(job, ask.place, lambda step, share, title=title: tell(f"{title}: {step}", share)) as (result, folder):
+            runs[name].append(run_of(result, folder))
             (labels,) = launch.labels_in(folder, job)
-        same = {}
-        if labels is not None:
-            first = first or (backend, labels)
-            same = {} if first[0] == backend else {first[0]: float((first[1] == labels).mean())}
-        benchmark = figure(artifact, path, backend, fed, result, place.name if place else "", same)
-        done.append((write(benchmark, results), benchmark))
-    return done
+        if len(runs[name]) < ask.processes:
+            continue
+        same = {first[0]: float((first[1] == labels).mean())} if first and labels is not None else {}
+        first = first or (None if labels is None else (name, labels))
+        on = {"on": ask.place.name if ask.place else ""}
+        figure = Benchmark(artifact.to_json(), str(path), name, artifact.resolution, fed, ask.protocol, iterations,
+                           tuple(replace(run, environment={**run.environment, **on}) for run in runs[name]), same, ask.figure)
+        done[name] = write(figure, ask.results, ask.names.get(name)), figure
+    return [done[name] for name in names]
 
 
-def figure(artifact, path, backend, fed, result, on="", same=None):
-    """The Benchmark of a worker's result."""
-    return Benchmark(artifact.to_json(), str(path), backend, artifact.resolution, fed, tuple(result["seconds"]), tuple(result["warmup_seconds"]),
-                     result["minor_faults"], {**result["environment"], "on": on}, same or {}, tuple(result.get("device_seconds", ())),
-                     tuple(result.get("enqueue_seconds", ())), result.get("back_to_back_seconds", 0.0))
+def timing(path, artifact, backend, array, iterations, ask):
+    """The job that times one backend once."""
+    frame = "file" if ask.decode else facts.protocol(ask.protocol).frame
+    stages = {"frame": frame, "input": artifact.input, "output": artifact.output, "enlarge": artifact.enlarge, "size": list(artifact.resolution),
+              **artifact.normalisation} if frame else None
+    return launch.on_backend("time", path, artifact, backend, [array], ask.threads, ask.own, iterations=iterations, cuda_graph=ask.cuda_graph,
+                             warmup_limit=ask.warmup_limit, stages=stages)
 
 
-def picture(artifact, image):
-    """(input, what it is called): an image, or seeded noise; never zeros, which some hardware runs faster."""
+def refuse_other(path, artifact, protocol, ask):
+    """Raise RtsegError for what the protocol does not time."""
+    height, width = artifact.resolution
+    if height > width and not ask.portrait:
+        raise RtsegError(f"{path} takes {size(artifact.resolution)}, height first: higher than wide", "export it the other way round, or add --portrait if that is meant")
+    for name in ("input", "output") if protocol.fixed else ():
+        have, wanted = getattr(artifact, name), getattr(protocol, name)
+        if have != wanted:
+            raise RtsegError(f"{protocol.name} times a network with {wanted} {name}, and {path} has {have}",
+                             f"export it with --{name} {wanted}, or name its checkpoint or network with --resolution: bench exports it so")
+    if protocol.name == "paper-bisenetv2" and artifact.network_input == artifact.resolution:
+        raise RtsegError(f"{path} does not resize the image, and {protocol.name} times that too", "export it with --network-input 512x1024")
+    if ask.decode and not (protocol.frame == "pixels" and ask.image):
+        raise RtsegError("--decode times the decoding of an image file", "add --protocol end-to-end --image FILE")
+    if protocol.frame == "pixels" and artifact.output == "native" and not artifact.enlarge:
+        raise RtsegError(f"nothing says how {path}'s logits are enlarged", "adopt or export it with logits at the image's size")
+
+
+def run_of(result, folder=None):
+    """The Run of a worker's result. A device may answer anything: what it says besides what it must is left alone."""
+    lines = Path(folder, "telemetry.jsonl").read_text(errors="replace").splitlines() if folder and Path(folder, "telemetry.jsonl").is_file() else []
+    device = {name: tuple(result.get(name, ())) for name in ("device_seconds", "enqueue_seconds")}
+    return Run(tuple(result["seconds"]), tuple(result["warmup_seconds"]), result["warmup_converged"], result["minor_faults"], result["empty_seconds"],
+               result["began"], result["ended"], result["environment"], result.get("back_to_back_seconds", result["ended"] - result["began"]), **device,
+               stages=result.get("stages", {}), telemetry=tuple(telemetry.rows(lines)))
+
+
+def picture(artifact, image=None, frame=""):
+    """(what a step begins with, what it is called): an image, or seeded noise; never one colour, which some hardware runs faster."""
     rng = np.random.default_rng(0)
-    if image is not None:
-        pixels = images.resized(images.read(image), artifact.resolution)
-        return images.fed(pixels, artifact.input, artifact.normalisation), f"{image} sha256 {files.sha256(image)}"
-    if artifact.input == "normalised":
+    if image is None and (artifact.input, frame) in (("normalised", ""), ("normalised", "tensor")):
         return rng.standard_normal((1, 3, *artifact.resolution), np.float32), "noise, seed 0"
-    return images.fed(rng.integers(0, 256, (*artifact.resolution, 3), np.uint8), artifact.input, None), "noise, seed 0"
+    pixels = rng.integers(0, 256, (*artifact.resolution, 3), np.uint8) if image is None else images.read(image)
+    if pixels.min() == pixels.max():
+        raise RtsegError(f"{image} has one value everywhere, which some hardware runs faster than a picture", "take another --image, or none: seeded noise")
+    fed = "noise, seed 0" if image is None else f"{image} sha256 {files.sha256(image)}"
+    if frame == "file":
+        return np.frombuffer(Path(image).read_bytes(), np.uint8), fed
+    if frame == "pixels":
+        return pixels, fed
+    return images.fed(images.resized(pixels, artifact.resolution), artifact.input, artifact.normalisation), fed
 
 
-def write(benchmark, folder):
-    """One file a figure, named by what was timed and when."""
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    name = f"{benchmark.artifact['model']}-{size(benchmark.resolution)}-{benchmark.artifact['precision']}-{benchmark.backend}-{stamp}"
-    path, number = Path(folder, f"{name}.json"), 1
-    while path.exists():
+def write(benchmark, folder, name=None):
+    """One file a figure, named by what was timed and when, or as it is asked for."""
+    if name is None:
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        how = "" if benchmark.protocol == "network" else f"{benchmark.protocol}-"
+        name = f"{benchmark.artifact['model']}-{size(benchmark.resolution)}-{benchmark.artifact['precision']}-{how}{benchmark.backend}-{stamp}.json"
+        name = next(free for free in numbered(name) if not Path(folder, free).exists())
+    files.write_json(Path(folder, name), benchmark.to_json())
+    return Path(folder, name)
+
+
+def numbered(name):
+    """name.json, name-2.json, …"""
+    yield name
+    number = 2
+    while True:
+        yield f"{name.removesuffix('.json')}-{number}.json"
         number += 1
-        path = Path(folder, f"{name}-{number}.json")
-    files.write_json(path, benchmark.to_json())
-    return path

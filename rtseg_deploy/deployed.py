@@ -63,12 +63,14 @@ def described(value):
     return f"a {type(value).__name__}" + (f" of {len(value)}" if hasattr(value, "__len__") else "")
 
 
-def deployed(trained, output, opset, kind="normalised"):
+def deployed(trained, output, opset, kind="normalised", reduced=None):
     """A trained network in evaluation mode, giving "logits" or "labels" at the input's size, or its own "native" logits.
+
+    reduced: the (height, width) that the image is resized to first.
 
     Labels are uint8, or int32 where that is too small or where the reader is TensorRT 8.2 (opset 13), which knows no uint8.
     """
     labels = torch.int32 if trained.classes > 255 or opset < 14 else torch.uint8
     normalisation = trained.normalisation
     pixels = None if kind == "normalised" else (normalisation.mean, normalisation.std, "hwc" if kind == "rgb8" else "nchw")
-    return Deployed(trained.module, None if output == "native" else trained.dialect.enlarge, labels if output == "labels" else None, pixels).eval()
+    return Deployed(Reduced(trained.module, reduced) if reduced else trained.module, None if output == "native" else trained.dialect.enlarge, labels if output == "labels" else None, pixels).eval()

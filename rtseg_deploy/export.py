@@ -16,23 +16,24 @@ DEFAULT_OPSET = 17                  # TensorRT 8.6 and everything newer; 13 for 
 
 
 def export(trained, path, resolution, opset=None, precision="fp32", output="logits", input="normalised", class_set="",
-           tell=lambda step, done: None, target=""):
+           tell=lambda step, done: None, target="", network_input=None):
     """Write the artifact and its sidecar; returns the Artifact.
 
-    resolution: (height, width). output, input: see records.Artifact. tell(step, fraction done) is called as it goes.
+    resolution: (height, width); network_input: another one, that the graph is to resize the image to first. output, input: see records.Artifact. tell(step, fraction done) is called as it goes.
     target: by name; the graph is written so that its parser takes it. opset: the target's if not given, or DEFAULT_OPSET.
     Raises RtsegError, with nothing written, for a size that the network cannot take, a graph that is not the network, or one that the
     target's parser does not take.
     """
     names = facts.class_set(class_set, trained.classes)
-    refuse_size(trained, resolution)
+    network_input = tuple(network_input or resolution)
+    refuse_size(trained, network_input)
     device = facts.target(target) if target else None
     refuse_input(device, input)
     kept = () if opset is None else ("lower",)
     opset = opset or (device.opset if device else DEFAULT_OPSET)
     if opset not in OPSETS:
         raise RtsegError(f"opset {opset} cannot be written", f"choose one from {OPSETS.start} to {OPSETS.stop - 1}")
-    net = deployed(trained, output, opset, input)
+    net = deployed(trained, output, opset, input, network_input if network_input != tuple(resolution) else None)
     normalisation = asdict(trained.normalisation)
 
     tell("tracing the network", 0.0)
@@ -53,7 +54,7 @@ def export(trained, path, resolution, opset=None, precision="fp32", output="logi
 
     artifact = Artifact(
         kind="onnx", model=trained.network.name, dialect=trained.dialect.name, classes=trained.classes, class_set=names.name,
-        resolution=tuple(resolution), precision=precision, input=input, output=output, normalisation=normalisation,
+        resolution=tuple(resolution), network_input=network_input, enlarge=trained.dialect.enlarge, precision=precision, input=input, output=output, normalisation=normalisation,
         opset=graphs.opset_of(model), weights_bytes=weights_bytes(model), parent=trained.parent,
         checks={"fold": fold, "parity": parity, "tensors": bindings(model), **({"repairs": {"target": target, "rows": rewritten}} if device else {})},
         versions=versions(torch=torch.__version__),

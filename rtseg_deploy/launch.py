@@ -27,13 +27,16 @@ PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 RUNNER = (runner.__file__,)                         # TensorRT and ONNX Runtime, here as on a device
 BACKENDS = ("-m", "rtseg_deploy.backends")          # every other runtime
 POLL_SECONDS = 0.5                                  # a waiting parent must not take time from what is timed
+TELEMETRY = "telemetry.jsonl"                       # rows of sampler.py
 LOG_BYTES = 1 << 16                                 # of a worker's last words
 
 # action -> names and types of what its good result has, at least: a device may answer anything
 ANSWERS = {"probe": {"probe": dict}, "infer": {"environment": dict},
            "build": {"layers": {"fp16": int, "fp32": int, "fp32_names": list}, "bytes": int, "build_seconds": (int, float), "messages": list, "runtime": str,
                      "version": str},
-           "time": {"seconds": list, "warmup_seconds": list, "minor_faults": int, "environment": dict}}
+           "time": {"seconds": list, "warmup_seconds": list, "warmup_converged": bool, "minor_faults": int, "empty_seconds": (int, float),
+                    "began": (int, float), "ended": (int, float), "environment": dict},
+           "profile": {"layers": list, "environment": dict}}
 GPU = {"name": str, "compute_capability": str, "memory_bytes": int}
 
 
@@ -63,8 +66,11 @@ def on_backend(action, path, artifact, backend, arrays, threads=None, own=None, 
     labels = tuple(f"labels-{name}" for name in names)
     request = {"action": action, "backend": backend, "artifact": f"network.{artifact.kind}", "described": {**artifact.to_json(), "parent": parent},
                "threads": threads, "own": own, "inputs": names, "labels": list(labels), **more}
-    return Job(request, {f"network.{artifact.kind}": Path(path), **dict(zip(names, map(saved, arrays)))}, labels,
-               RUNNER if own_worker else BACKENDS)
+    beside = {"time": {"sampler.py": sampler, **({"frames.py": frames} if more.get("stages") else {})}, "profile": {"layers.py": layers}}.get(action, {})
+    if action == "time":
+        request["sampled"], labels = TELEMETRY, (*labels, TELEMETRY)
+    return Job(request, {f"network.{artifact.kind}": Path(path), **{name: Path(module) for name, module in beside.items()},
+                         **dict(zip(names, map(saved, arrays)))}, labels, RUNNER if own_worker else BACKENDS)
 
 
 def saved(array):

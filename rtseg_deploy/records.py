@@ -7,7 +7,7 @@ from pathlib import Path
 from . import files
 from .errors import RtsegError
 
-FORMAT = 2  # of every JSON file written here; 1: first, 2: kinds of input
+FORMAT = 3  # of every JSON file written here; 1: first, 2: kinds of input, 3: protocols
 
 
 def size(resolution):
@@ -28,6 +28,8 @@ class Artifact:
     classes: int
     class_set: str                  # a name in facts/classes.csv, or ""
     resolution: tuple               # (height, width) of input, and of output
+    network_input: tuple            # (height, width) that the graph resizes the image to first
+    enlarge: str                    # how native logits get to the image's size: bilinear, corners, nearest; "" where nobody says
     precision: str                  # fp32, fp16
     input: str                      # normalised: 1 x 3 x H x W float32; rgb8: H x W x 3 uint8; rgb8-nchw: 1 x 3 x H x W uint8
     output: str                     # logits: 1 x classes x H x W; labels: 1 x H x W; native: 1 x classes x h x w as the network gives it
@@ -57,8 +59,8 @@ def from_json(value, where):
     if value.get("format") != FORMAT or missing:
         raise RtsegError(f"{where} is not a sidecar of this version of rtseg-deploy", "export the checkpoint again")
     value = {name: tuple(value[name]) if isinstance(value[name], list) else value[name] for name in wanted}
-    sound = all(type(value[name]) is kind for name, kind in wanted.items()) and len(value["resolution"]) == 2
-    sound = sound and all(type(side) is int and side > 0 for side in (*value["resolution"], value["classes"], value["weights_bytes"]))
+    sound = all(type(value[name]) is kind for name, kind in wanted.items()) and len(value["resolution"]) == len(value["network_input"]) == 2
+    sound = sound and all(type(side) is int and side > 0 for side in (*value["resolution"], *value["network_input"], value["classes"], value["weights_bytes"]))
     sound = sound and value["kind"] in ("onnx", "engine") and value["precision"] in ("fp32", "fp16") and value["output"] in OUTPUTS and value["input"] in INPUTS
     sound = sound and re.fullmatch(r"[\w.-]+", value["model"]) and not value["model"].startswith(".")
     sound = sound and all(numbers(value["normalisation"].get(name)) for name in ("mean", "std")) and isinstance(value["checks"].get("parity"), dict)

@@ -35,7 +35,8 @@ class Session:
         self.layout = torch.channels_last
         trained = own.load(**job["own"]) if job.get("own") else checkpoints.origin(artifact)
         self.kind = artifact.input
-        self.module = deployed(trained, artifact.output, artifact.opset, artifact.input).to(memory_format=self.layout)
+        reduced = artifact.network_input if artifact.network_input != artifact.resolution else None
+        self.module = deployed(trained, artifact.output, artifact.opset, artifact.input, reduced).to(memory_format=self.layout)
         self.result = None
 
     def feed(self, array):

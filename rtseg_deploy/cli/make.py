@@ -80,6 +80,7 @@ def inspect(checkpoint, model, dialect, as_json):
 @click.argument("checkpoint", required=False, type=click.Path(exists=True, dir_okay=False))
 @click.option("-o", "--output-file", "path", required=True, type=click.Path(dir_okay=False), help="Where the ONNX file goes; its sidecar is put beside it.")
 @click.option("--resolution", type=Size(), required=True, help="Input size, height first.")
+@click.option("--network-input", type=Size(), help="Another size that the graph is to resize the image to first: BiSeNet V2 takes 512x1024 of 1024x2048.")
 @click.option("--model", help="A name from `rtseg-deploy models`, found by fit if not given; or package.module:factory, a network of your own.")
 @click.option("--dialect", help="A name from `rtseg-deploy models --dialects`; found by fit if not given.")
 @click.option("--target", default="", help="A name from `rtseg-deploy targets`: the graph is written so that its TensorRT takes it, or not at all.")
@@ -93,7 +94,7 @@ def inspect(checkpoint, model, dialect, as_json):
 @click.option("--normalisation", type=click.Choice(["imagenet", "cityscapes", "coco", "ade20k", "none"]),
               help="Of a network of your own, imagenet if not given; every known implementation has its own.")
 @as_json
-def export(checkpoint, path, resolution, model, dialect, target, opset, precision, input_, output, classes, normalisation, as_json):
+def export(checkpoint, path, resolution, network_input, model, dialect, target, opset, precision, input_, output, classes, normalisation, as_json):
     """Turn a checkpoint into an ONNX file: BatchNorm folded, proven equal to PyTorch, described by a sidecar.
 
     Without a checkpoint, --model gets random weights, which are good for speed and size.
@@ -117,7 +118,8 @@ def export(checkpoint, path, resolution, model, dialect, target, opset, precisio
         from ..export import export as export_trained
 
         trained = trained_network(checkpoint, model, dialect, normalisation, classes)
-        artifact = export_trained(trained, path, resolution, opset, precision, output, input_, class_set(classes, trained.classes), tell, target)
+        artifact = export_trained(trained, path, resolution, opset, precision, output, input_, class_set(classes, trained.classes), tell, target,
+                                  network_input)
     tell_artifact(path, artifact, as_json)
 
 

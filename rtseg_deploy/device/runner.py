@@ -2,9 +2,9 @@
 
 One file for every device: Python 3.6, the standard library, CUDA's driver, tensorrt or tensorrt_rtx; numpy where arrays are read, onnxruntime
 where it is asked for. It imports nothing else of rtseg-deploy, so it can be copied to a Jetson and run there by itself. A job has "action"
-(probe, build, load, infer or time) and what the action's function reads; a result has "ok", and a failure "error" and "fix". Exit status 0
-or 1 says the same; 4: whoever waited is gone. With "progress", lines of "@rtseg " and JSON on stdout tell how far it is. TensorRT's names
-are looked up before they are used: 8.2, 8.6, 10, 11 and RTX share few of them, and enum numbers were changed between versions.
+(probe, build, load, infer, time; profile) and what that reads; a result has "ok", and a failure "error" and "fix". Exit status 0 or 1 says
+the same; 4: whoever waited is gone. With "progress", lines of "@rtseg " and JSON on stdout tell how far it is. Modules for what goes beyond a
+bare network come with the job that asks for it. TensorRT's names are looked up before they are used: versions share few.
 """
 import gc
 import glob
@@ -25,12 +25,12 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-REPORT = b"@rtseg "                         # begins a line that says how far the job is
 PROVIDERS = {"onnxruntime-tensorrt": "TensorrtExecutionProvider", "onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-cpu": "CPUExecutionProvider"}
 SESSIONS = (*PROVIDERS, "tensorrt", "tensorrt_rtx")
-WARMUP_STEPS, WARMUP_SECONDS, WARMUP_STEPS_LIMIT, WARMUP_SECONDS_LIMIT = 50, 2.0, 2000, 30.0
+WARMUP_STEPS, WARMUP_SECONDS, WARMUP_SECONDS_LIMIT, WINDOW_STEPS, WINDOW_SECONDS = 50, 2.0, 30.0, 20, 0.25
+WARMUP_STEPS_LIMIT, STEADY = 100000, (0.05, 0.01, 0.05)     # reached only by what takes less than 20 us; by how much quartiles and median may differ
 TACTICS_STEPS, HOST_OF_DEVICE = 50, 0.95    # a host's clock that shows less than this share of the device's did not wait for it
-CUDA = "libcuda.so.1"                       # the driver's own library: it is wherever a GPU works, and needs no package
+REPORT, CUDA = b"@rtseg ", "libcuda.so.1"   # begins a line that says how far the job is; the driver's own library, which needs no package
 NOT_FINITE, BOUNDARY = "the network's output is not finite", "network, its %s input and its output in %s memory"
 INSTALL = {"tensorrt": "on a Jetson: sudo apt-get install python3-libnvinfer; elsewhere: pip install tensorrt", "tensorrt_rtx": "pip install tensorrt-rtx",
            "numpy": "pip install numpy; on a Jetson: sudo apt-get install python3-numpy", "onnxruntime": "pip install onnxruntime (CPU) or onnxruntime-gpu"}
@@ -57,9 +57,11 @@ def main(argv, open_session=None):
     job = json.loads(Path(argv[0]).read_bytes().decode())
     if job.get("leash"):    # whoever started this holds the other end of stdin, and a cut connection closes it
         threading.Thread(target=lambda: [list(iter(lambda: os.read(0, 1), b"")), os._exit(4)], daemon=True).start()
+    sys.path.insert(0, os.getcwd())                 # a job brings the modules that it needs
     try:
-        given = [(open_session or own_session)(job)] if job["action"] in ("infer", "time") else []
-        result = dict({"probe": probe, "build": build, "load": load, "infer": infer, "time": time_steps}[job["action"]](job, *given), ok=True)
+        given = [(open_session or own_session)(job)] if job["action"] in ("infer", "time", "profile") else []
+        actions = {"probe": probe, "build": build, "load": load, "infer": infer, "time": time_steps}
+        result = dict((actions.get(job["action"]) or need("layers").profile)(job, *given), ok=True)
     except JobError as error:
         result = error.answer
     except BrokenPipeError:     # nobody reads how far it is
@@ -73,8 +75,7 @@ def main(argv, open_session=None):
 def write(path, data):
     """Write a file, whole or not at all."""
     try:
-        with open(path + ".part", "wb") as file:
-            file.write(data)
+        Path(path + ".part").write_bytes(data)
         os.replace(path + ".part", path)
     finally:
         if os.path.exists(path + ".part"):
@@ -90,36 +91,46 @@ def need(module, **facts):
     try:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:  # not there, or one of its libraries is not
-        where = "%s (Python %s)" % (platform.node() or "this machine", platform.python_version())
-        raise JobError("no %s on %s: %s" % (module, where, error), INSTALL.get(module, ""), **facts) from None
+        raise JobError("no %s on %s (Python %s): %s" % (module, platform.node() or "this machine", platform.python_version(), error),
+                       INSTALL.get(module, ""), **facts) from None
 
 # ---- time and infer: a session has feed(array), step() that is complete when it returns, output(), and facts() for the record; one on a
 # GPU has enqueue() that returns at once, synchronise(), record(0 or 1) of two events, elapsed() between them, and capture()
 def time_steps(job, session):
-    """Time `iterations` steps one by one after a warm-up. Samples are seconds by the host's clock, each step complete when it returns."""
+    """Time `iterations` steps one by one after a warm-up: seconds by the host's clock, each step complete when it returns. With "stages" a step is
+    what is around the network too (frames.py), and with "sampled" another process watches the device's clocks meanwhile (sampler.py)."""
     report(job, stage="warming up")
+    session = need("frames").Frames(job, session) if job.get("stages") else session
     session.feed(need("numpy").load(job["inputs"][0]))
-    on_gpu = hasattr(session, "enqueue")
+    on_gpu, steps = hasattr(session, "enqueue"), job["iterations"]
+    gc.disable()
     if job.get("cuda_graph"):
         refuse(not on_gpu, "%s has no CUDA graphs" % job["backend"], "time it without")
         session.capture()
-    gc.disable()
-    warmup = warm_up(session.step)
-    report(job, stage="timing", expected_s=(3 if on_gpu else 1) * job["iterations"] * median(warmup))
-    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt         # memory taken anew in the timed part costs time on a CPU
-    seconds = clock_steps(session.step, job["iterations"])
-    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
-    more = device_times(session, seconds) if on_gpu else {}
+    sampler = job.get("sampled") and subprocess.Popen([sys.executable, "sampler.py", str(os.getpid()), job["sampled"]], stdin=subprocess.PIPE,
+                                                      stdout=open(job["sampled"], "wb"))    # it is there whatever becomes of the sampler
+    warmup, steady = warm_up(session.step, job.get("warmup_limit", WARMUP_SECONDS_LIMIT))
+    report(job, stage="timing", expected_s=(3 if on_gpu else 1) * steps * median(warmup))
+    faults, began = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.perf_counter()     # memory taken anew costs time on a CPU
+    seconds = clock_steps(session.step, steps)
+    ended, faults = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+    more = {"stages": session.taken(steps)} if job.get("stages") else device_times(session, seconds) if on_gpu else {}
+    if sampler:
+        sampler.communicate()   # it ends with its input
     save_labels(session.output(), job["labels"][0])
-    return dict(more, seconds=seconds, warmup_seconds=warmup, minor_faults=faults, environment=dict(environment(), **session.facts()))
+    return dict(more, seconds=seconds, warmup_seconds=warmup, warmup_converged=steady, empty_seconds=median(clock_steps(int, 1001)), began=began,
+                ended=ended, minor_faults=faults, environment=dict(environment(), **session.facts()))
 
-def warm_up(step, clock=time.perf_counter):
-    """Run for at least so many steps and so many seconds, but no longer than either limit. Returns the samples."""
-    begin, samples, elapsed = clock(), [], 0
-    while elapsed < WARMUP_SECONDS_LIMIT and len(samples) < WARMUP_STEPS_LIMIT and (elapsed < WARMUP_SECONDS or len(samples) < WARMUP_STEPS):
-        samples += clock_steps(step, 1, clock)
-        elapsed = clock() - begin
-    return samples
+def warm_up(step, limit=WARMUP_SECONDS_LIMIT, clock=time.perf_counter):
+    """Run for at least so many steps and seconds, then in windows until one is as fast as the one before. Returns (samples, whether it came to that)."""
+    begin, samples, windows, steady = clock(), [], [], False
+    while not steady and clock() - begin < limit and len(samples) < WARMUP_STEPS_LIMIT:
+        alone = len(samples) < WARMUP_STEPS or clock() - begin < WARMUP_SECONDS
+        window = clock_steps(step, 1 if alone else max(WINDOW_STEPS, int(WINDOW_SECONDS / max(median(samples[-WINDOW_STEPS:]), 1e-5))), clock)
+        samples += window
+        windows += [] if alone else [[sorted(window)[len(window) * quarter // 4] for quarter in (1, 2, 3)]]
+        steady = len(windows) > 1 and all(abs(now - last) <= part * last for part, now, last in zip(STEADY, windows[-1], windows[-2]))
+    return samples, steady
 
 def clock_steps(step, iterations, clock=time.perf_counter):
     """Seconds of each of `iterations` calls of step(). The timing loop, the only one."""
@@ -141,12 +152,11 @@ def device_times(session, seconds):
     enqueue, device = zip(*((bracketed(1)[0], session.elapsed()) for _ in seconds))
     (total,) = clock_steps(lambda: bracketed(len(seconds)), 1)
     for what, host, events in (("a step", median(seconds), median(device)), ("all steps back to back", total, session.elapsed())):
-        refuse(host < HOST_OF_DEVICE * events, "%s took %.4g ms by the host's clock and %.4g ms by the device's events: the host did not wait for the device"
-               % (what, host * 1e3, events * 1e3), "no figure is given; if the device changed its clock meanwhile, lock it and time again")
+        refuse(host < HOST_OF_DEVICE * events, "the host did not wait for the device: %s took %.4g ms by its clock and %.4g ms by the device's events" % (
+            what, host * 1e3, events * 1e3), "no figure is given; if the device changed its clock meanwhile, lock it and time again")
     return {"device_seconds": device, "enqueue_seconds": enqueue, "back_to_back_seconds": total}
 
 def infer(job, session):
-    """Labels of each input, one file each."""
     for number, (source, goal) in enumerate(zip(job["inputs"], job["labels"])):
         report(job, stage="image %d of %d" % (number + 1, len(job["inputs"])), done=number / len(job["inputs"]))
         session.feed(need("numpy").load(source))
@@ -166,7 +176,7 @@ def save_labels(output, goal):
 
 def own_session(job):
     if job["backend"] in PROVIDERS:
-        return OnnxRuntime(job) if job["backend"] == "onnxruntime-cpu" else OnnxRuntimeOnGpu(job)
+        return (OnnxRuntime if job["backend"] == "onnxruntime-cpu" else OnnxRuntimeOnGpu)(job)
     return TensorRT(Log(need(job["backend"])), Path(job["artifact"]).read_bytes(), job)
 
 def cuda(function, *arguments):
@@ -190,7 +200,6 @@ class Stream:
         cuda("cuStreamCreate", byref(self.stream), 0)
         for event in self.events:
             cuda("cuEventCreate", byref(event), 0)
-
     def step(self):
         self.enqueue()
         self.synchronise()
@@ -203,7 +212,6 @@ class Stream:
         cuda("cuEventSynchronize", self.events[1])
         cuda("cuEventElapsedTime", byref(ms), *self.events)
         return ms.value / 1e3
-
     def capture(self):
         """From here on a step is the launch of one CUDA graph."""
         graph, run = c_void_p(), c_void_p()
@@ -231,14 +239,12 @@ class TensorRT(Stream):
             self.launch = partial(context.execute_async_v3, self.stream.value)
         else:
             self.launch = partial(context.execute_async_v2, [tensor["place"].value for tensor in self.tensors], self.stream.value)
-
     def feed(self, array):
         tensor = next(tensor for tensor in self.tensors if tensor["input"])
         takes, given = ("%s %s" % (tensor["type"], tensor["shape"]), "%s %s" % (array.dtype, list(array.shape)))
         refuse(takes != given, "the engine takes %s, not %s" % (takes, given), "build it from the ONNX file of that input and size")
         tensor["array"][:] = array                          # in one piece, as the copy needs it
         cuda("cuMemcpyHtoD_v2", tensor["place"], c_void_p(tensor["array"].ctypes.data), c_size_t(array.nbytes))
-
     def enqueue(self):
         if not self.launch():
             raise JobError("the engine does not run: %s" % self.log.reason(), "see the message")
@@ -257,8 +263,8 @@ def tensors_of(trt, engine):
     else:
         rows = [(engine.get_binding_name(i), engine.binding_is_input(i), engine.get_binding_dtype(i).name, engine.get_binding_shape(i))
                 for i in range(engine.num_bindings)]
-    numpys = {"FLOAT": "float32", "HALF": "float16"}
-    return [dict(name=name, input=is_input, type=numpys.get(kind, kind.lower()), shape=list(shape)) for name, is_input, kind, shape in rows]
+    return [dict(name=name, input=is_input, type={"FLOAT": "float32", "HALF": "float16"}.get(kind, kind.lower()), shape=list(shape))
+            for name, is_input, kind, shape in rows]
 
 class OnnxRuntime:
     """ONNX Runtime on the CPU, input and output bound once: a step is the network alone."""
@@ -275,9 +281,10 @@ class OnnxRuntime:
         refuse(wanted not in self.session.get_providers(), "ONNX Runtime cannot use %s here, only %s" % (wanted, ", ".join(self.session.get_providers())),
                "pip install onnxruntime-gpu, without onnxruntime beside it, and the CUDA, cuDNN and TensorRT that its page names")
         self.names = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
-        self.binding = self.session.io_binding()
-
+        self.binding, self.fed = self.session.io_binding(), None
     def feed(self, array):
+        if self.fed is not None:
+            return self.fed.update_inplace(array)
         self.fed = self.ort.OrtValue.ortvalue_from_numpy(array, self.place, 0)
         self.binding.bind_ortvalue_input(self.names[0], self.fed)
         self.binding.bind_output(self.names[1], self.place, 0)
@@ -288,7 +295,6 @@ class OnnxRuntime:
         self.session.run_with_iobinding(self.binding)
     def output(self):
         return self.binding.copy_outputs_to_cpu()[0]
-
     def facts(self):
         return {"backend": self.job["backend"], "onnxruntime": self.ort.__version__, "threads": self.threads, "note": self.note if self.half else "",
                 "boundary": BOUNDARY % (self.job["described"]["input"], "host" if self.place == "cpu" else "device")}
@@ -302,7 +308,6 @@ class OnnxRuntimeOnGpu(Stream, OnnxRuntime):
         OnnxRuntime.__init__(self, job, device_id="0", user_compute_stream=str(self.stream.value))
         self.how = self.ort.RunOptions()
         self.how.add_run_config_entry("disable_synchronize_execution_providers", "1")
-
     def enqueue(self):
         self.session.run_with_iobinding(self.binding, self.how)
 
@@ -320,7 +325,6 @@ def probe(job):
     return {"probe": found}
 
 def environment():
-    """What this machine is, as far as it says."""
     return {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "python": platform.python_version(), "system": platform.platform(),
             "machine": platform.machine(), "cpus": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0],
             "cpu": line_of("/proc/cpuinfo", r"(?i)(?:model name|hardware)\s*: (.*)") or platform.processor() or None, "l4t": line_of("/etc/nv_tegra_release"),
@@ -337,10 +341,9 @@ def line_of(path, pattern="(.*)"):
 def output_of(seconds, *command):
     """What a command prints, until the time is over; None where it is not there or fails."""
     try:
-        done = subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=seconds)
+        return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=seconds).stdout.decode()
     except (OSError, subprocess.SubprocessError) as error:
         return (error.output or b"").decode() if isinstance(error, subprocess.TimeoutExpired) else None
-    return done.stdout.decode()
 
 def gpu():
     """The first CUDA device, or why there is none."""
@@ -370,12 +373,10 @@ class Log:
                 self.lines.append(" ".join(message.split()))
                 self.errors += self.lines[-1:] if severity.name != "WARNING" else []
         self.logger = type("Logger", (trt.ILogger,), {"log": log})()
-
     def reason(self):
         return "; ".join(self.errors) or "no reason was given"      # all: the last may say only that there is no engine
     def about(self):
         return {"runtime": self.trt.__name__, "version": self.trt.__version__, "messages": self.lines[-20:], "environment": environment(), "gpu": gpu()}
-
     def deserialised(self, plan):
         self.runtime = self.trt.Runtime(self.logger)        # must outlive the engine
         engine = self.runtime.deserialize_cuda_engine(plan)
@@ -399,9 +400,8 @@ def build(job):
         error.answer.update(log.about())
         raise
     chosen = min(made, key=ms.get) if ms else asked
-    plan, found = made[chosen]
-    write(job["engine"], plan)
-    return dict(found, bytes=os.path.getsize(job["engine"]), **dict(log.about(), **({"tactics": dict(ms, chosen=chosen)} if ms else {})))
+    write(job["engine"], made[chosen][0])
+    return dict(made[chosen][1], bytes=os.path.getsize(job["engine"]), **dict(log.about(), **({"tactics": dict(ms, chosen=chosen)} if ms else {})))
 
 def planned(log, job, tactics):
     """Parse, configure, build, check: (engine, what is known of it)."""

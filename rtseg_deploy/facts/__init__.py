@@ -250,3 +250,34 @@ def timed(paper, table):
 def outside():
     """Why figures lie where they do beside what is estimated: rows of paper, table, network, device, verdict (each empty for any), reason, source."""
     return rows("outside.csv")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is timed, and how; "" where nothing is said."""
+    name: str
+    clock: str                      # each: a bracket a step; together: one around all; both
+    boundary: str                   # what is inside the clock, in a few words
+    frame: str                      # what a step begins with: "" the network's own input, where the runtime has it; see device/frames.py
+    input: str                      # of the artifact, as is output
+    output: str
+    fixed: bool                     # another input or output would be another protocol
+    precision: str                  # that the paper timed, as is bn
+    bn: str                         # BatchNorm: folded, kept
+    iterations: int
+    about: str
+    source: str
+
+
+@cache
+def protocols():
+    """Name -> Protocol."""
+    return {row["name"]: Protocol(**{**row, "iterations": int(row["iterations"]), "fixed": row["fixed"] == "yes"}) for row in rows("protocols.csv")}
+
+
+def protocol(name):
+    """The protocol of that name. Raises RtsegError listing the known ones."""
+    try:
+        return protocols()[name]
+    except KeyError:
+        raise RtsegError(f"no protocol is called {name!r}", f"the known ones: {', '.join(protocols())}") from None
