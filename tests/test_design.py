@@ -15,7 +15,7 @@ LAYERS = [
     {"errors", "device.runner", "device.steps", "device.parser", "device.sampler", "device.look"},
     {"files", "telemetry"},
     {"records", "facts"},
-    {"graphs"},
+    {"graphs", "tables"},
     {"rules"},
     {"images", "layers"},
     {"models"},

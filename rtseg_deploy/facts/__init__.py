@@ -154,6 +154,7 @@ def rules():
 @dataclass(frozen=True)
 class Figure:
     """What a paper prints of one of its own networks; None where it prints nothing. The image is resized from `resolution` to `input` first."""
+    id: str                         # of a row in tables.csv: of a speed that is printed beside two splits, the first
     network: str                    # a name of the registry
     paper: str
     table: str
@@ -174,6 +175,12 @@ def papers():
 
     return [Figure(**{**row, **{c: sides(row[c]) for c in ("resolution", "input")}, **{c: number(row[c]) for c in ("parameters", "gflops", "fps", "ms")}})
             for row in rows("papers.csv")]
+
+
+@cache
+def speeds():
+    """Id -> Figure, of those that say a speed."""
+    return {figure.id: figure for figure in papers() if figure.fps or figure.ms}
 
 
 @cache
@@ -242,7 +249,7 @@ def _timed():
 
 
 def timed(paper, table):
-    """What a paper timed for a table: software, output (native or logits, as in records.Artifact), classes, source."""
+    """What a paper timed for a table: software, output (native or logits, as in records.Artifact), classes, protocol, iterations, bn, source."""
     return _timed().get((paper, table)) or _timed()[paper, ""]
 
 
