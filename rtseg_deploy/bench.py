@@ -66,7 +66,7 @@ class Benchmark:
     resolution: tuple
     input: str
     protocol: str
-    iterations: int                 # asked for
+    iterations: int                 # of each run
     runs: tuple                     # of Run
     same_labels: dict               # backend compared with -> share of equal labels
     figure: str = ""                # id of the paper's figure that it is for
@@ -94,14 +94,14 @@ class Benchmark:
         if self.runs[0].device_seconds:
             found.update(device_median_ms=1e3 * median(self.runs, "device_seconds"), enqueue_median_ms=1e3 * median(self.runs, "enqueue_seconds"))
         if facts.protocol(self.protocol).clock == "together":
-            found.update(statistics.of_means(queued))
+            found.update(together(found["back_to_back_ms"], [1e3 * mean for mean in queued]))
         found.update({"energy_j": energy} if (energy := self.energy) is not None else {})
         return found
 
     @property
     def energy(self):
         """Joules an image, all of the device's while it was timed; None where it does not tell power."""
-        spent = [telemetry.energy(run.telemetry, run.began, run.ended) for run in self.runs]
+        spent = [telemetry.energy(run.telemetry, run.began, run.ended, cpu=not backends.on_gpu(self.backend)) for run in self.runs]
         return None if None in spent else sum(spent) / sum(len(run.seconds) for run in self.runs)
 
     @cached_property
@@ -135,6 +135,13 @@ class Benchmark:
         return value if samples else {**value, "runs": [{name: run[name] for name in run if name not in SAMPLES} for run in value["runs"]]}
 
 
+def together(ms, means):
+    """What the statistics say of steps under one bracket: one process gives one number, and no interval."""
+    low, high = statistics.of_processes(means) if len(means) > 1 else (None, None)
+    return {"mean_ms": ms, "mean_low_ms": low, "mean_high_ms": high, "process_means_ms": means, "fps": 1e3 / ms, "fps_low": high and 1e3 / high,
+            "fps_high": low and 1e3 / low, "half_width": high and (high - low) / 2 / ms}
+
+
 def median(runs, name):
     return float(np.median(np.concatenate([getattr(run, name) for run in runs])))
 
@@ -164,11 +171,15 @@ def bench(path, ask, tell=launch.quiet):
             continue
         same = {first[0]: float((first[1] == labels).mean())} if first and labels is not None else {}
         first = first or (None if labels is None else (name, labels))
-        on = {"on": ask.place.name if ask.place else ""}
-        figure = Benchmark(artifact.to_json(), str(path), name, artifact.resolution, fed, ask.protocol, iterations,
-                           tuple(replace(run, environment={**run.environment, **on}) for run in runs[name]), same, ask.figure)
-        done[name] = write(figure, ask.results, ask.names.get(name)), figure
+        benchmark = figure(artifact, path, name, fed, runs[name], ask.place.name if ask.place else "", ask.protocol, same, ask.figure)
+        done[name] = write(benchmark, ask.results, ask.names.get(name)), benchmark
     return [done[name] for name in names]
+
+
+def figure(artifact, path, backend, fed, runs, on, protocol="network", same=None, of=""):
+    """The Benchmark of some runs."""
+    runs = tuple(replace(run, environment={**run.environment, "on": on}) for run in runs)
+    return Benchmark(artifact.to_json(), str(path), backend, artifact.resolution, fed, protocol, len(runs[0].seconds), runs, same or {}, of)
 
 
 def timing(path, artifact, backend, array, iterations, ask):

@@ -80,8 +80,8 @@ def engine_steps(path, artifact, target, precision, iterations, folder, tell):
 
 
 def timed(path, artifact, backend, iterations):
-    array, fed = bench.picture(artifact, None)
-    job = launch.on_backend("time", path, artifact, backend, [array], iterations=iterations)
+    array, fed = bench.picture(artifact)
+    job = bench.timing(path, artifact, backend, array, iterations, bench.Ask())
     return Step(f"{path.stem}-{artifact.precision}-{backend}", job, {"file": str(path), "artifact": artifact.to_json(), "backend": backend, "input": fed})
 
 

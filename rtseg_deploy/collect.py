@@ -136,7 +136,8 @@ def filed(job, jobs, engines, results):
         return engine(job, jobs, engines)
     if job["action"] == "infer":
         return Filed(job["name"], True, "compared")
-    path = bench.write(bench.figure(job["artifact"], job["file"], job["backend"], job["input"], result, "a bundle"), results)
+    figure = bench.figure(job["artifact"], job["file"], job["backend"], job["input"], [bench.run_of(result, job["folder"])], "a bundle")
+    path = bench.write(figure, results)
     return Filed(job["name"], True, str(path))
 
 

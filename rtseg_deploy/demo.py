@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import checkpoints, images
-from .bench import bench
+from .bench import Ask, bench
 from .build import build_engine
 from .errors import RtsegError
 from .export import export
@@ -33,7 +33,8 @@ def demo(folder, iterations, tell):
     path = Path(folder, "sgcpnet-360x480.onnx")
     artifact = export(checkpoints.load(CHECKPOINT), path, RESOLUTION, tell=titled(tell, "1/4 export"))
     engines, warnings = build_both(path, Path(folder, "engines"), titled(tell, "2/4 engine"))
-    figures = bench(path, ["onnxruntime-cpu", "torch-eager"], iterations, images.STREET, results=Path(folder, "results"), tell=titled(tell, "3/4 bench"))
+    ask = Ask(("onnxruntime-cpu", "torch-eager"), iterations=iterations, image=str(images.STREET), results=str(Path(folder, "results")))
+    figures = bench(path, ask, titled(tell, "3/4 bench"))
     (pictures,) = predict(path, [images.STREET], folder, tell=titled(tell, "4/4 predict"))
     return Demo((path, artifact), engines, figures, pictures, warnings)
 

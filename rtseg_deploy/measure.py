@@ -9,6 +9,16 @@ from .errors import RtsegError, need
 from .records import read_artifact, size
 
 
+def asked(protocol, paper, iterations, **how):
+    """The bench.Ask of a protocol by its name, or of a paper, with its iterations. Raises RtsegError."""
+    if protocol and paper:
+        raise RtsegError(f"--paper {paper} has its own protocol", "give one of --protocol and --paper")
+    if paper:
+        timed = facts.timed_by(paper)
+        protocol, iterations = timed["protocol"], iterations or int(timed["iterations"])
+    return bench.Ask(protocol=facts.protocol(protocol or "network").name, iterations=iterations, **how)
+
+
 def measure(subject, resolutions, ask, dialect=None, how=None, tell=lambda step, done: None, work=bench.bench):
     """Time an artifact, a checkpoint, or a network by name, at each resolution; returns what work(path, ask, tell) does: [(result file, Benchmark)].
 

@@ -7,6 +7,7 @@ from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
+from . import facts
 from .records import size
 
 
@@ -63,26 +64,55 @@ def bench_table(benchmarks):
     figures = [benchmark for _, benchmark in benchmarks]
     statistics = [figure.statistics for figure in figures]
     rows = [("FPS", ["" if f.backend == "null" else f"{s['fps']:,.1f}" for f, s in zip(figures, statistics)])]
-    for name in ("mean", "median", "MAD", "p90", "p95", "p99", "min", "max"):
-        rows.append((f"{name} ms", [milliseconds(s[f"{name.lower()}_ms"]) for s in statistics]))
-    if any(figure.device_seconds for figure in figures):
-        for name, key in (("device median ms", "device_median_ms"), ("enqueue median ms", "enqueue_median_ms"), ("FPS back to back", "back_to_back_fps")):
-            rows.append((name, [milliseconds(s[key]) if key in s else "" for s in statistics]))
-    rows += [("iterations", [str(len(f.seconds)) for f in figures]), ("status", [Text("unstable", "yellow") if f.warnings else "stable" for f in figures])]
-    boundaries = dict.fromkeys(figure.environment.get("boundary", "nothing") for figure in figures)
-    return side_by_side(f"Speed: batch 1, host clock around each step; inside it the {' or the '.join(boundaries)}",
+    rows.append(("95 %", ["" if f.backend == "null" else within(s, "fps", "{:,.1f}") for f, s in zip(figures, statistics)]))
+    rows += [(f"{name} ms", [milliseconds(s[key]) if key in s else "" for s in statistics]) for name, key in MILLISECONDS if any(key in s for s in statistics)]
+    stages = dict.fromkeys(name for figure in figures for name in figure.runs[0].stages)
+    rows += [(f"{name} ms", [stage(figure, name) for figure in figures]) for name in stages]
+    rows += [("joules an image", [f"{s['energy_j']:.3g}" if "energy_j" in s else "" for s in statistics])] if any("energy_j" in s for s in statistics) else []
+    rows += [("iterations", [f"{len(f.runs)} x {f.iterations}" if len(f.runs) > 1 else str(f.iterations) for f in figures]),
+             ("status", [Text("unstable", "yellow") if f.warnings else "stable" for f in figures])]
+    said = dict.fromkeys(f"{figure.protocol} ({CLOCKS[facts.protocol(figure.protocol).clock]}): {figure.boundary}" for figure in figures)
+    return side_by_side(f"Speed, batch 1; protocol {'; '.join(said)}",
                         [f"{f.artifact['model']} {size(f.resolution)}\n{f.artifact['precision']} {f.artifact['output']}\n{f.backend}" for f in figures], rows)
+
+
+CLOCKS = {"each": "each step by itself", "together": "all steps under one bracket", "both": "each step by itself, and all under one bracket"}
+MILLISECONDS = (*((name, f"{name.lower()}_ms") for name in ("mean", "median", "MAD", "p90", "p95", "p99")), ("p99 at most", "p99_bound_ms"), ("min", "min_ms"),
+                ("max", "max_ms"), ("device median", "device_median_ms"), ("enqueue median", "enqueue_median_ms"), ("back to back", "back_to_back_ms"))
+
+
+def within(statistics, name, form):
+    """The interval of a statistic; one bracket has none."""
+    low, high = statistics[f"{name}_low"], statistics[f"{name}_high"]
+    return "" if low is None else f"{form.format(low)} to {form.format(high)}{' approx.' if statistics['approximate'] else ''}"
+
+
+def stage(figure, name):
+    samples = [seconds for run in figure.runs for seconds in run.stages.get(name, ())]
+    return milliseconds(1e3 * sum(samples) / len(samples)) if samples else ""
 
 
 def milliseconds(value):
     return f"{value:.2f}" if value >= 0.1 else f"{value:.4f}"
 
 
+def plan_rows(outcomes):
+    """Rows of plain values; outcomes: campaign.Outcome."""
+    rows = []
+    for one in outcomes:
+        told = one.result["statistics"] if one.result else None
+        rows.append({"network": one.row.subject, "resolution": size(one.row.resolution) if one.row.resolution else "", "precision": one.row.precision or "",
+                     "figure of": one.row.device, "backend": one.backend, "FPS": f"{told['fps']:,.1f}" if told else "",
+                     "95 %": within(told, "fps", "{:,.1f}") if told else "", "ms": milliseconds(told["mean_ms"]) if told else "",
+                     "status": one.result["status"] if told else one.skipped or "failed"})
+    return rows
+
+
 def remarks(benchmarks):
     """Lines under the table: what makes a figure doubtful, and what limits its meaning."""
     for path, b in benchmarks:
         name = f"{size(b.resolution)} {b.backend}"
-        yield from (f"unstable: {name}: {warning}" for warning in b.warnings)
+        yield from (f"unstable: {name}: {warning.flag}: {warning.says}" for warning in b.warnings)
         yield from (f"note: {name}: {note}" for note in b.notes)
         yield from (f"{name} and {other}: {share:.3%} of labels equal" for other, share in b.same_labels.items())
         yield f"{name}: {path}"

@@ -12,9 +12,10 @@ from rtseg_deploy.models import networks
 PACKAGE = ROOT / "rtseg_deploy"
 # a module imports only from layers above its own
 LAYERS = [
-    {"errors", "device.runner", "device.steps", "device.parser", "device.sampler", "device.look"},
-    {"files", "telemetry"},
+    {"errors", "device.runner", "device.steps", "device.parser", "device.sampler", "device.look", "device.frames"},
+    {"files", "telemetry", "statistics"},
     {"records", "facts"},
+    {"doubts"},
     {"graphs", "tables"},
     {"rules"},
     {"images", "layers"},
@@ -31,7 +32,7 @@ LAYERS = [
     {"export", "adopt", "fix", "build", "bench", "predict", "verify", "deploy_config", "dataflow"},
     {"bundle", "collect"},
     {"measure", "matrix", "report", "estimate", "verdicts"},
-    {"demo"},
+    {"demo", "campaign"},
     {"terminal"},
     {"cli"},
 ]

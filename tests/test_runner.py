@@ -709,20 +709,47 @@ def test_the_clock_gives_the_durations_and_nothing_beside_them():
 
 
 # Binary fractions of a second add up without rounding.
-@pytest.mark.parametrize("seconds, steps", [
-    (1 / 64, 128),                              # 50 steps come first: on until 2 s
-    (0.25, 50),                                 # 2 s come first: on until 50 steps
-    (1.0, 30),                                  # neither matters at 30 s
-    (40.0, 1),
-    (1 / 65536, runner.WARMUP_STEPS_LIMIT),     # nor after so many steps
+@pytest.mark.parametrize("seconds, steps, steady", [
+    (1 / 64, 128 + 2 * 20, True),                       # 50 steps come first: on until 2 s, and two windows
+    (1 / 256, 512 + 2 * 64, True),                      # windows of a quarter of a second
+    (0.25, 50 + 2 * 20, True),                          # 2 s come first: on until 50 steps
+    (1.0, 30, False),                                   # neither matters at 30 s
+    (40.0, 1, False),
+    (1 / 65536, runner.WARMUP_STEPS_LIMIT, False),      # nor after so many steps
 ])
-def test_warm_up_stops_in_time(seconds, steps):
+def test_warm_up_stops_in_time(seconds, steps, steady):
     now = [0.0]
 
     def step():
         now[0] += seconds
 
-    assert runner.warm_up(step, clock=lambda: now[0]) == [seconds] * steps
+    assert runner.warm_up(step, clock=lambda: now[0]) == ([seconds] * steps, steady)
+
+
+@pytest.mark.parametrize("speed, steady", [
+    (lambda n: 1 / 64 if n < 155 else 1 / 128, True),   # a card whose clock rises late
+    (lambda n: 1 / 64 * 1.001 ** -n, False),            # and one that never stops getting faster
+])
+def test_warm_up_goes_on_until_it_is_steady(speed, steady):
+    now, calls = [0.0], []
+
+    def step():
+        calls.append(now[0])
+        now[0] += speed(len(calls))
+
+    samples, found = runner.warm_up(step, 8.0, lambda: now[0])
+    assert found is steady and len(samples) > 128 + 2 * 20
+
+
+def test_a_window_that_differs_in_its_quartiles_alone_is_not_steady():
+    now, calls = [0.0], []
+
+    def step():
+        calls.append(1)
+        window = max(0, len(calls) - 128) // 20
+        now[0] += 1 / 64 * (1 + (0.1 * (window % 2) if len(calls) % 3 == 0 else 0))
+
+    assert not runner.warm_up(step, 8.0, lambda: now[0])[1]
 
 
 # ---- the floor: Python 3.6 and nothing to install

@@ -19,6 +19,11 @@ def names():
     return sorted([*runner.SESSIONS, *(info.name.replace("_", "-") for info in pkgutil.iter_modules(__path__) if info.name != "__main__")])
 
 
+def on_gpu(name):
+    """Whether a backend of that name runs on a GPU."""
+    return "cuda" in name or "tensorrt" in name
+
+
 def chosen(artifact, asked=()):
     """The backends that are to run an artifact. Raises RtsegError where one cannot."""
     fitting = [name for name in names() if name not in ENGINES]

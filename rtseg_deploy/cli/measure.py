@@ -10,20 +10,31 @@ from .group import UNSTABLE, as_json, cli, need_export, on
 
 
 @cli.command()
-@click.argument("subject", metavar="ARTIFACT|MODEL")
+@click.argument("subject", metavar="ARTIFACT|MODEL|PLAN")
 @click.option("--resolution", "resolutions", type=Size(), multiple=True, help="Repeat for several; an artifact has its own.")
-@click.option("-n", "--iterations", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="The papers state 500 to 5000.")
-@click.option("--backend", "backends", multiple=True,
-              help="Repeat to compare: onnxruntime-cpu (if not given), onnxruntime-cuda, onnxruntime-tensorrt, torch-eager, null. An engine has its own.")
+@click.option("--protocol", help="What is inside the clock: network (if not given), end-to-end, or as a paper timed: paper-amortised, paper-synced, "
+              "paper-swiftnet, paper-bisenetv2, paper-unstated.")
+@click.option("--paper", help="That paper's own protocol and iterations: ddrnet, bisenetv1, bisenetv2, sgcpnet, bcpnet.")
+@click.option("-n", "--iterations", type=click.IntRange(1, 100_000), help="The protocol's if not given, 500 to 5000; the papers state 500 and 5000.")
+@click.option("--processes", type=click.IntRange(1, 100), default=1, show_default=True, help="Fresh processes for each figure; with 5 or more its interval means most.")
+@click.option("--backend", "backends", multiple=True, help="Repeat to compare: onnxruntime-cpu (if not given), onnxruntime-cuda, onnxruntime-tensorrt, openvino, "
+              "torch-eager, torch-compile, torch-cuda, null. An engine has its own.")
 @click.option("--image", type=click.Path(exists=True, dir_okay=False), help="Input instead of seeded noise.")
+@click.option("--decode", is_flag=True, help="With end-to-end: decode the image's file within the clock, too.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="All processors if not given.")
 @click.option("--dialect", help="Of a checkpoint that fits two.")
 @click.option("--cuda-graph", is_flag=True, help="On a GPU: launch each step as one CUDA graph.")
+@click.option("--portrait", is_flag=True, help="An image that is higher than wide is meant.")
+@click.option("--warmup", type=click.FloatRange(0, 600), default=30.0, show_default=True, help="Seconds after which warming up ends, steady or not.")
+@click.option("--profile", "profiled", is_flag=True, help="Time the layers instead, one by one.")
+@click.option("--anywhere", is_flag=True, help="Of a plan: also rows of a GPU, on the backends that are named.")
+@click.option("--again", is_flag=True, help="Of a plan: also what has a result.")
 @click.option("-o", "--results", default="results", show_default=True, type=click.Path(file_okay=False), help="Where result files go.")
 @on
 @as_json
-def bench(subject, resolutions, iterations, backends, image, threads, dialect, cuda_graph, results, on, as_json):
+def bench(subject, resolutions, protocol, paper, iterations, backends, dialect, profiled, anywhere, again, warmup, on, as_json, **how):
     """Time a network: an exported file, or a checkpoint, a name from `rtseg-deploy models` (random weights) or a package.module:factory, exported first.
+    Or every row of a plan (engines/*.toml: the papers' tables), which goes on where it was interrupted.
 
     Exit status 3 says that the figure was measured but is unstable; why is printed.
 
@@ -31,20 +42,48 @@ def bench(subject, resolutions, iterations, backends, image, threads, dialect, c
     Example:
       rtseg-deploy bench net.onnx --backend onnxruntime-cpu --backend torch-eager -n 500
       rtseg-deploy bench bisenetv2 --resolution 512x1024 --resolution 1024x2048
+      rtseg-deploy bench ddrnet-23-slim --resolution 1024x2048 --paper ddrnet --processes 5
+      rtseg-deploy bench net.onnx --protocol end-to-end --image street.png
+      rtseg-deploy bench engines/sgcpnet-table-5.toml --backend onnxruntime-cpu --backend openvino
       rtseg-deploy bench engines/jetson-tx2/net.fp16.engine --on ssh://nano@tx2
     """
     from .. import ssh
-    from ..measure import measure
+    from ..measure import asked, measure
 
-    place = ssh.place(on)
+    ask = asked(protocol, paper, iterations, backends=backends, warmup_limit=warmup, place=ssh.place(on), **how)
+    if subject.endswith(".toml"):
+        if resolutions or dialect or protocol or paper or profiled:
+            raise click.UsageError("a plan says itself what is timed: of these options it takes none: --resolution, --dialect, --protocol, --paper, --profile")
+        sys.exit(bench_plan(subject, ask, anywhere, again, as_json))
+    if profiled:
+        return bench_layers(subject, resolutions, ask, dialect, as_json)
     with progress() as tell:
-        done = measure(subject, resolutions, backends, iterations, image, threads, results, dialect, place, cuda_graph, tell)
+        done = measure(subject, resolutions, ask, dialect, tell=tell)
     if as_json:
         click.echo(json.dumps([{"result": str(path), **benchmark.to_json(samples=False)} for path, benchmark in done], indent=1))
     else:
         from ..report import bench_table, remarks
         show(bench_table(done), *remarks(done))
     sys.exit(UNSTABLE if any(benchmark.warnings for _, benchmark in done) else 0)
+
+
+def bench_plan(path, ask, anywhere, again, as_json):
+    """Exit status: 1 where a row failed, 3 where one is unstable."""
+    from .. import campaign
+
+    with progress() as tell:
+        outcomes = campaign.run(path, ask, anywhere, again, tell)
+    if as_json:
+        click.echo(json.dumps([outcome.to_json() for outcome in outcomes], indent=1))
+    else:
+        from ..report import plan_rows, plain_table
+        show(plain_table(plan_rows(outcomes)))
+        warn(f"{outcome.row.subject} {outcome.backend}: {outcome.failed}" for outcome in outcomes if outcome.failed)
+        if any(outcome.result for outcome in outcomes):
+            show(f"rtseg-deploy report {outcomes[0].path.parent} -o report    # as a page, with the papers' tables")
+    if any(outcome.failed for outcome in outcomes):
+        return 1
+    return UNSTABLE if any(outcome.result and outcome.result["status"] == "unstable" for outcome in outcomes) else 0
 
 
 @cli.command()

@@ -1,5 +1,6 @@
 """Facts as rows, each with its source: devices, targets, TensorRT's parsers, classes of data sets, what the papers print of their own networks."""
 import csv
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -251,6 +252,24 @@ def _timed():
 def timed(paper, table):
     """What a paper timed for a table: software, output (native or logits, as in records.Artifact), classes, protocol, iterations, bn, source."""
     return _timed().get((paper, table)) or _timed()[paper, ""]
+
+
+ROMAN = {roman: str(n) for n, roman in enumerate("i ii iii iv v vi vii viii ix x".split(), 1)}
+
+
+def plain(name):
+    """The name of a paper or a table as nobody types it: BiSeNet V1 is bisenetv1, Table II is 2."""
+    letters = "".join(re.findall("[a-z0-9]+", name.casefold())).removeprefix("table")
+    return ROMAN.get(letters, letters)
+
+
+def timed_by(paper):
+    """What a paper timed for most of its tables. Raises RtsegError listing the known papers."""
+    known = [name for name, table in _timed() if not table]
+    for name in known:
+        if plain(name) == plain(paper):
+            return timed(name, "")
+    raise RtsegError(f"no paper is called {paper!r}", f"the known ones: {', '.join(known)}")
 
 
 @cache

@@ -4,15 +4,13 @@ tables.csv has a row for each method, size and split that a paper prints, by id.
 heading, and for which of the rows. misfits.csv has what does not fit, by id and column of the cell, or by the table. Numbers are as printed;
 sizes are height x width, which BCPNet and SGCPNet print, where the others print width x height.
 """
-import re
 from dataclasses import dataclass
 from functools import cache
 
 from ..errors import RtsegError
-from . import number, rows
+from . import number, plain, rows
 
 SPEED = ("fps", "ms")
-ROMAN = {roman: str(n) for n, roman in enumerate("i ii iii iv v vi vii viii ix x".split(), 1)}
 
 
 @dataclass(frozen=True)
@@ -83,12 +81,6 @@ def misfits():
 def tables():
     """Every table that is here: rows of paper, table, title, plotted (the split, where the table is speed against mIoU), note."""
     return rows("captions.csv")
-
-
-def plain(name):
-    """A name as nobody types it: BiSeNet V1 is bisenetv1, Table II is 2."""
-    letters = "".join(re.findall("[a-z0-9]+", name.casefold())).removeprefix("table")
-    return ROMAN.get(letters, letters)
 
 
 def find(paper, table):
