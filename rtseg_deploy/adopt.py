@@ -47,8 +47,8 @@ def adopt(source, path, normalisation, resolution=None, class_set="", tell=lambd
     artifact = Artifact(
         kind="onnx", model=safe_name(source), dialect="adopted", classes=classes, class_set=names, resolution=original.resolution,
         network_input=original.resolution, enlarge="", precision="fp32", input=original.kind, output=result.output,
-        normalisation=normalisation, opset=model.opset_import[0].version, weights_bytes=weights_bytes(model), parent={"file": str(source), "sha256": files.sha256(source)},
-        checks={"fold": fold, "parity": parity, "tensors": bindings(model)}, versions=versions(),
+        normalisation=normalisation, opset=model.opset_import[0].version, weights_bytes=weights_bytes(model),
+        parent={"file": str(source), "sha256": files.sha256(source)}, checks={"fold": fold, "parity": parity, "tensors": bindings(model)}, versions=versions(),
         warnings=warnings_of(raw, model, result) + portrait_warning(original.resolution) + old_parser_warnings(model))
     if not artifact.weights_bytes:
         raise RtsegError(f"{source} holds no weights", "export the network with its weights in the file")

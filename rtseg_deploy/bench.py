@@ -108,7 +108,7 @@ class Benchmark:
     def doubts(self):
         different = [doubts.Doubt("other-work", f"does not do the same work as {other}: {share:.2%} of labels are equal", True)
                      for other, share in self.same_labels.items() if share < SAME_LABELS]
-        return different + (doubts.of(self) if self.backend != "null" else [])
+        return different + doubts.doubts(asdict(self))
 
     @property
     def warnings(self):
@@ -195,7 +195,8 @@ def refuse_other(path, artifact, protocol, ask):
     """Raise RtsegError for what the protocol does not time."""
     height, width = artifact.resolution
     if height > width and not ask.portrait:
-        raise RtsegError(f"{path} takes {size(artifact.resolution)}, height first: higher than wide", "export it the other way round, or add --portrait if that is meant")
+        raise RtsegError(f"{path} takes {size(artifact.resolution)}, height first: higher than wide",
+                         "export it the other way round, or add --portrait if that is meant")
     for name in ("input", "output") if protocol.fixed else ():
         have, wanted = getattr(artifact, name), getattr(protocol, name)
         if have != wanted:

@@ -73,4 +73,5 @@ def deployed(trained, output, opset, kind="normalised", reduced=None):
     labels = torch.int32 if trained.classes > 255 or opset < 14 else torch.uint8
     normalisation = trained.normalisation
     pixels = None if kind == "normalised" else (normalisation.mean, normalisation.std, "hwc" if kind == "rgb8" else "nchw")
-    return Deployed(Reduced(trained.module, reduced) if reduced else trained.module, None if output == "native" else trained.dialect.enlarge, labels if output == "labels" else None, pixels).eval()
+    net = Reduced(trained.module, reduced) if reduced else trained.module
+    return Deployed(net, None if output == "native" else trained.dialect.enlarge, labels if output == "labels" else None, pixels).eval()

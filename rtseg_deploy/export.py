@@ -19,7 +19,8 @@ def export(trained, path, resolution, opset=None, precision="fp32", output="logi
            tell=lambda step, done: None, target="", network_input=None):
     """Write the artifact and its sidecar; returns the Artifact.
 
-    resolution: (height, width); network_input: another one, that the graph is to resize the image to first. output, input: see records.Artifact. tell(step, fraction done) is called as it goes.
+    resolution: (height, width); network_input: another one, that the graph is to resize the image to first. output, input: see
+    records.Artifact. tell(step, fraction done) is called as it goes.
     target: by name; the graph is written so that its parser takes it. opset: the target's if not given, or DEFAULT_OPSET.
     Raises RtsegError, with nothing written, for a size that the network cannot take, a graph that is not the network, or one that the
     target's parser does not take.
@@ -54,7 +55,8 @@ def export(trained, path, resolution, opset=None, precision="fp32", output="logi
 
     artifact = Artifact(
         kind="onnx", model=trained.network.name, dialect=trained.dialect.name, classes=trained.classes, class_set=names.name,
-        resolution=tuple(resolution), network_input=network_input, enlarge=trained.dialect.enlarge, precision=precision, input=input, output=output, normalisation=normalisation,
+        resolution=tuple(resolution), network_input=network_input, enlarge=trained.dialect.enlarge, precision=precision, input=input, output=output,
+        normalisation=normalisation,
         opset=graphs.opset_of(model), weights_bytes=weights_bytes(model), parent=trained.parent,
         checks={"fold": fold, "parity": parity, "tensors": bindings(model), **({"repairs": {"target": target, "rows": rewritten}} if device else {})},
         versions=versions(torch=torch.__version__),

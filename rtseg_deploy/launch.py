@@ -66,10 +66,10 @@ def on_backend(action, path, artifact, backend, arrays, threads=None, own=None, 
     labels = tuple(f"labels-{name}" for name in names)
     request = {"action": action, "backend": backend, "artifact": f"network.{artifact.kind}", "described": {**artifact.to_json(), "parent": parent},
                "threads": threads, "own": own, "inputs": names, "labels": list(labels), **more}
-    beside = {"time": {"sampler.py": sampler, **({"frames.py": frames} if more.get("stages") else {})}, "profile": {"layers.py": layers}}.get(action, {})
     if action == "time":
         request["sampled"], labels = TELEMETRY, (*labels, TELEMETRY)
-    return Job(request, {f"network.{artifact.kind}": Path(path), **{name: Path(module) for name, module in beside.items()},
+    beside = {"time": ("sampler.py", *("frames.py",) * bool(more.get("stages"))), "profile": ("layers.py",)}.get(action, ())
+    return Job(request, {f"network.{artifact.kind}": Path(path), **{name: Path(runner.__file__).with_name(name) for name in beside},
                          **dict(zip(names, map(saved, arrays)))}, labels, RUNNER if own_worker else BACKENDS)
 
 

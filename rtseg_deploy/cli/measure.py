@@ -16,9 +16,9 @@ from .group import UNSTABLE, as_json, cli, need_export, on
               "paper-swiftnet, paper-bisenetv2, paper-unstated.")
 @click.option("--paper", help="That paper's own protocol and iterations: ddrnet, bisenetv1, bisenetv2, sgcpnet, bcpnet.")
 @click.option("-n", "--iterations", type=click.IntRange(1, 100_000), help="The protocol's if not given, 500 to 5000; the papers state 500 and 5000.")
-@click.option("--processes", type=click.IntRange(1, 100), default=1, show_default=True, help="Fresh processes for each figure; with 5 or more its interval means most.")
-@click.option("--backend", "backends", multiple=True, help="Repeat to compare: onnxruntime-cpu (if not given), onnxruntime-cuda, onnxruntime-tensorrt, openvino, "
-              "torch-eager, torch-compile, torch-cuda, null. An engine has its own.")
+@click.option("--processes", type=click.IntRange(1, 100), default=1, show_default=True, help="Fresh for each figure; from 5 on its interval means most.")
+@click.option("--backend", "backends", multiple=True, help="Repeat to compare: onnxruntime-cpu (if not given), onnxruntime-cuda, onnxruntime-tensorrt, "
+              "openvino, torch-eager, torch-compile, torch-cuda, null. An engine has its own.")
 @click.option("--image", type=click.Path(exists=True, dir_okay=False), help="Input instead of seeded noise.")
 @click.option("--decode", is_flag=True, help="With end-to-end: decode the image's file within the clock, too.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="All processors if not given.")
@@ -67,6 +67,21 @@ def bench(subject, resolutions, protocol, paper, iterations, backends, dialect, 
     sys.exit(UNSTABLE if any(benchmark.warnings for _, benchmark in done) else 0)
 
 
+def bench_layers(subject, resolutions, ask, dialect, as_json):
+    """A table of the layers for each backend."""
+    from ..measure import measure
+    from ..profile import profiled
+
+    with progress() as tell:
+        done = measure(subject, resolutions, ask, dialect, tell=tell, work=profiled)
+    if as_json:
+        click.echo(json.dumps([{"artifact": str(path), "backend": backend, "layers": rows} for path, backend, rows in done], indent=1))
+    else:
+        from ..report import plain_table
+        for path, backend, rows in done:
+            show(f"{path} {backend}", plain_table(rows))
+
+
 def bench_plan(path, ask, anywhere, again, as_json):
     """Exit status: 1 where a row failed, 3 where one is unstable."""
     from .. import campaign
@@ -76,7 +91,7 @@ def bench_plan(path, ask, anywhere, again, as_json):
     if as_json:
         click.echo(json.dumps([outcome.to_json() for outcome in outcomes], indent=1))
     else:
-        from ..report import plan_rows, plain_table
+        from ..report import plain_table, plan_rows
         show(plain_table(plan_rows(outcomes)))
         warn(f"{outcome.row.subject} {outcome.backend}: {outcome.failed}" for outcome in outcomes if outcome.failed)
         if any(outcome.result for outcome in outcomes):

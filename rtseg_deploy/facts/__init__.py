@@ -254,7 +254,7 @@ def timed(paper, table):
     return _timed().get((paper, table)) or _timed()[paper, ""]
 
 
-ROMAN = {roman: str(n) for n, roman in enumerate("i ii iii iv v vi vii viii ix x".split(), 1)}
+ROMAN = {roman: str(n) for n, roman in enumerate(["i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x"], 1)}
 
 
 def plain(name):
