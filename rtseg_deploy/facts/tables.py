@@ -12,7 +12,7 @@ from ..errors import RtsegError
 from . import number, rows
 
 SPEED = ("fps", "ms")
-ROMAN = {roman: str(n) for n, roman in enumerate("i ii iii iv v vi vii viii ix x".split(), 1)}
+ROMAN = {roman: str(n) for n, roman in enumerate(["i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x"], 1)}
 
 
 @dataclass(frozen=True)
