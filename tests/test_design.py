@@ -13,11 +13,11 @@ PACKAGE = ROOT / "rtseg_deploy"
 # a module imports only from layers above its own
 LAYERS = [
     {"errors", "device.runner", "device.steps", "device.parser"},
-    {"files", "telemetry"},
+    {"files", "telemetry", "statistics"},
     {"records", "facts"},
     {"graphs"},
     {"rules"},
-    {"images", "layers"},
+    {"images", "layers", "doubts"},
     {"models"},
     {"saved", "complexity", "passes", "deployed", "precision"},
     {"checkpoints"},
@@ -26,7 +26,7 @@ LAYERS = [
     {"fp16", "launch", "remarks", "original"},
     {"ssh", "ondevice", "check"},
     {"repairs"},
-    {"export", "adopt", "fix", "build", "bench", "predict", "verify", "deploy_config", "dataflow"},
+    {"export", "adopt", "fix", "build", "bench", "predict", "verify", "deploy_config", "dataflow", "compare"},
     {"bundle", "collect"},
     {"measure", "matrix", "report", "estimate", "verdicts"},
     {"demo"},
@@ -79,7 +79,7 @@ def test_imports_go_one_way(path):
 
 def test_the_measuring_half_imports_no_torch_and_no_onnx():
     for name in ("launch", "bench", "build", "predict", "images", "records", "files", "facts", "report", "backends", "device", "device.runner",
-                 "ssh", "ondevice", "bundle", "collect", "precision", "verify", "deploy_config"):
+                 "ssh", "ondevice", "bundle", "collect", "precision", "verify", "deploy_config", "statistics", "doubts", "compare"):
         path = PACKAGE / (name.replace(".", "/") + ".py")
         path = path if path.exists() else PACKAGE / name / "__init__.py"
         top = [node for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
