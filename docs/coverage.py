@@ -11,19 +11,19 @@ from pathlib import Path
 
 import numpy as np
 
-from rtseg_deploy import statistics
+from rtseg_deploy import doubts, statistics
 
 NOISE, SPIKES, SPIKE = 0.02, 0.01, 0.35
 DESIGN = {(500, 0): 0.85, (500, 0.5): 0.89, (500, 0.9): 0.84, (1000, 0): 0.89, (1000, 0.5): 0.92, (1000, 0.9): 0.88,
           (5000, 0): 0.94, (5000, 0.5): 0.94, (5000, 0.9): 0.95}      # of the plain rule's interval of the mean, simulated when this was designed
 
 
-def series(rng, many, count, phi):
+def series(rng, many, count, phi, noise=NOISE):
     """many x count samples."""
     x = rng.standard_normal((many, count))
     for i in range(1, count):           # the first is of variance 1 as well
         x[:, i] = phi * x[:, i - 1] + sqrt(1 - phi * phi) * x[:, i]
-    return 1 + NOISE * x + spikes(rng, x.shape)
+    return 1 + noise * x + spikes(rng, x.shape)
 
 
 def spikes(rng, shape):
@@ -67,6 +67,14 @@ def of_several(processes, spread, many):
     return float(np.mean(hits))
 
 
+def raised(count, phi, noise, drift, many):
+    """Share of series, drifting by so much from end to end, that raise any doubt, and drift alone."""
+    rng, flags = np.random.default_rng(count), []
+    for _ in range(ceil(many / 100)):
+        flags += [[doubt.flag for doubt in doubts.of({"seconds": one})] for one in series(rng, 100, count, phi, noise) * (1 + drift * np.linspace(0, 1, count))]
+    return float(np.mean([bool(one) for one in flags])), float(np.mean([one == ["drift"] for one in flags]))
+
+
 def tables(many):
     truth = truths(np.random.default_rng(0))
     yield "| N | phi | mean: plain rule, as designed | plain rule, here | mean | width of it | median | p90's bound | p95's | p99's |"
@@ -79,6 +87,11 @@ def tables(many):
     yield "\n| processes | their means differ by 0 | by 1 % | by 5 % |\n| --- | --- | --- | --- |"
     for processes in (2, 3, 5, 10):
         yield f"| {processes} | {' | '.join(f'{of_several(processes, spread, many):.3f}' for spread in (0, 0.01, 0.05))} |"
+    yield "\n| N | phi | noise | steady, and doubted | 3 % drift, found | 5 % drift, found |\n| --- | --- | --- | --- | --- | --- |"
+    for count, phi in DESIGN:
+        for noise in (0.01, 0.02):
+            found = raised(count, phi, noise, 0, many)[0], raised(count, phi, noise, 0.03, many)[1], raised(count, phi, noise, 0.05, many)[1]
+            yield f"| {count} | {phi} | {noise:.0%} | {' | '.join(f'{share:.4f}' for share in found)} |"
 
 
 if __name__ == "__main__":

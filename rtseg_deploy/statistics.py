@@ -1,7 +1,7 @@
 """What samples of time say, nothing removed: of one process or of several, in milliseconds and frames per second.
 
 One process. Its N samples depend on each other, so that an interval comes from blocks of them, of
-    l = max(ceil(N^(1/3)), min(N / 10, ceil(10 tau)))
+    l = max(ceil(N^(1/3)), min(N / 10, ceil(12 tau)))
 samples in a row; tau = 1 + 2 sum of rho_k, the autocorrelations until the first below 2 / sqrt(N), of the series clipped at 5 MAD, is how many
 samples are worth one. With S_j the means of all N - l + 1 blocks about the series' mean m,
     se^2 = sum of S_j^2 l / ((N - l + 1) (N - l))                              overlapping batch means (Meketon and Schmeiser, WSC 1984)
@@ -36,12 +36,12 @@ def summary(runs):
     low, high = of_processes(means) if len(means) > 1 else mean_interval(ms, lengths[0])
     median_low, median_high = of_processes(medians) if len(means) > 1 else median_interval(ms, lengths[0])
     mean, median = float(np.mean(means)), float(np.median(ms))
-    mad, quarters = float(np.median(np.abs(ms - median))), np.percentile(ms, (25, 75))
+    mad, (low_quarter, high_quarter) = float(np.median(np.abs(ms - median))), np.percentile(ms, (25, 75))
     return {"fps": 1e3 / mean, "fps_low": 1e3 / high, "fps_high": 1e3 / low, "mean_ms": mean, "mean_low_ms": low, "mean_high_ms": high,
             "median_ms": median, "median_low_ms": median_low, "median_high_ms": median_high, "min_ms": float(ms.min()), "max_ms": float(ms.max()),
-            **percentiles(ms), "mad_ms": mad, "robust_sd_ms": 1.4826 * mad, "cv": float(ms.std() / ms.mean()), "iqr_ratio": float(np.diff(quarters)[0]) / median,
-            "effective_samples": sum(len(one) / worth(clipped(one)) for one in processes), "block": max(lengths), "half_width": (high - low) / 2 / mean,
-            "approximate": len(means) == 1 and len(ms) < ENOUGH, "process_means_ms": means}
+            **percentiles(ms), "mad_ms": mad, "robust_sd_ms": 1.4826 * mad, "cv": float(ms.std() / ms.mean()),
+            "iqr_ratio": float(high_quarter - low_quarter) / median, "effective_samples": sum(len(one) / worth(clipped(one)) for one in processes),
+            "block": max(lengths), "half_width": (high - low) / 2 / mean, "approximate": len(means) == 1 and len(ms) < ENOUGH, "process_means_ms": means}
 
 
 # ---- intervals
@@ -112,7 +112,7 @@ def worth(series):
 def block(samples):
     """The number of samples in a block."""
     count = len(samples)
-    return max(ceil(count ** (1 / 3)), min(count // 10, ceil(10 * worth(clipped(samples)))))
+    return max(ceil(count ** (1 / 3)), min(count // 10, ceil(12 * worth(clipped(samples)))))
 
 
 # ---- percentiles

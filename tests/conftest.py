@@ -33,13 +33,18 @@ def shared():
     return SHARED
 
 
-@pytest.fixture(scope="session")
-def state(shared):
-    """The script that fills a public implementation's keys with fixed weights."""
-    spec = importlib.util.spec_from_file_location("state", shared / "dialects/state.py")
+def script(path):
+    """A file that is no module of a package, as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def state(shared):
+    """The script that fills a public implementation's keys with fixed weights."""
+    return script(shared / "dialects/state.py")
 
 
 def downloaded(requirement, python, folder):

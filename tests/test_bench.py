@@ -1,4 +1,4 @@
-"""Figures: the arithmetic on planted samples, what raises a doubt and what does not, and real ones."""
+"""Figures: what is in one, and real ones."""
 import json
 import os
 import re

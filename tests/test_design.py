@@ -29,7 +29,7 @@ LAYERS = [
     {"conditions"},
     {"doctor"},
     {"repairs"},
-    {"export", "adopt", "fix", "build", "bench", "predict", "verify", "deploy_config", "dataflow"},
+    {"export", "adopt", "fix", "build", "bench", "predict", "verify", "deploy_config", "dataflow", "compare"},
     {"bundle", "collect"},
     {"measure", "matrix", "report", "estimate", "verdicts"},
     {"demo", "campaign"},
