@@ -30,7 +30,7 @@ LAYERS = [
     {"repairs"},
     {"export", "adopt", "fix", "build", "bench", "predict", "verify", "deploy_config", "dataflow"},
     {"bundle", "collect"},
-    {"measure", "matrix", "report", "estimate", "verdicts"},
+    {"measure", "matrix", "report", "remedies", "estimate", "verdicts"},
     {"demo"},
     {"terminal"},
     {"cli"},

@@ -6,7 +6,7 @@ import signal
 import sys
 
 from ..terminal import unforeseen
-from . import deploy, estimate, make, measure, targets  # noqa: F401 (they join the group)
+from . import deploy, doctor, estimate, make, measure, targets  # noqa: F401 (they join the group)
 from .group import cli
 
 

@@ -250,3 +250,26 @@ def timed(paper, table):
 def outside():
     """Why figures lie where they do beside what is estimated: rows of paper, table, network, device, verdict (each empty for any), reason, source."""
     return rows("outside.csv")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What makes a figure that is taken on a machine untrustworthy (warning), or is to be said with it (note). {names} are what conditions.py finds."""
+    name: str                       # of a predicate of conditions.py, with - for _
+    severity: str
+    what: str
+    why: str
+    fix: str                        # the command that mends it
+    source: str                     # "" where reason is enough
+
+
+@cache
+def conditions():
+    """Every Condition, in the order in which they are told."""
+    return [Condition(**row) for row in rows("conditions.csv")]
+
+
+@cache
+def clocks():
+    """Device -> MHz of its reference card: boost_mhz, and what nvidia-smi says of it at most: sm_max_mhz, memory_max_mhz."""
+    return {row["device"]: {name: float(row[name]) for name in row if name.endswith("_mhz")} for row in rows("clocks.csv")}
