@@ -86,7 +86,7 @@ def clocks(files):
               for who, name, unit in (("GPU's", "/devfreq/.*/", 1e6), ("processors'", "/scaling_", 1e3))}
     turbo = next((f"echo {off} | sudo tee {CPU}{name}" for name, on, off in (("intel_pstate/no_turbo", "0", 1), ("cpufreq/boost", "1", 0))
                   if files.get(CPU + name) == on), "")
-    return {"governors": sorted({text for path, text in files.items() if path.endswith("/scaling_governor")}), "turbo_off": turbo,
+    return {"governors": sorted({text for path, text in files.items() if path.endswith("/scaling_governor") and text}), "turbo_off": turbo,
             "clock_ranges": {who: ends for who, ends in ranges.items() if all(ends)}}
 
 

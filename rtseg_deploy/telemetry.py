@@ -122,8 +122,9 @@ def row(raw, told, last, before):
     plain = {"t": raw["t"], **of_files(files, described), **of_line(raw.get("said", "")), **of_nvml(raw.get("nvml", {}), told["pid"])}
     if "temperature_c" not in plain and "sm_mhz" not in plain:
         plain.update(known({"temperature_c": plain.get("cpu_temperature_c")}))
-    counters = [path for path in files if path.endswith("/energy_uj") and (files[path] + then[path] + described[path]).isdecimal()]
-    if counters:            # each starts anew from 0 by itself
+    counters = [path for path in files if path.endswith("/energy_uj")]
+    readable = all(text.isdecimal() for path in counters for text in (files[path], then[path], described[path]))
+    if counters and readable and (not last or "cpu_energy_j" in before):        # each starts anew from 0 by itself
         taken = sum((int(files[path]) - int(then[path])) % (int(described[path]) + 1) for path in counters)
         plain["cpu_energy_j"] = before.get("cpu_energy_j", 0.0) + taken / 1e6
     hot = [what for what in of_cooling(files, then) if what not in plain.get("throttled_by", [])]
