@@ -75,7 +75,7 @@ class Ssh:
             raise RtsegError(f"backend {job.request['backend']} runs on this machine only", f"with --on: {', '.join(runner.SESSIONS)}")
         if not shutil.which("ssh"):
             raise RtsegError("there is no ssh on this machine", "install OpenSSH's client: sudo apt-get install openssh-client")
-        contents = {"runner.py": Path(runner.__file__), **job.files, "job.json": json.dumps({**job.request, "progress": True, "leash": True}).encode()}
+        contents = {"runner.py": Path(*job.worker), **job.files, "job.json": json.dumps({**job.request, "progress": True, "leash": True}).encode()}
         hashes = {name: digest(source) for name, source in contents.items()}
         with Connection(self) as connection:
             there = connection.folder(hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:24])

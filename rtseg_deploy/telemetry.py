@@ -37,6 +37,22 @@ def smi(text, bus):
     return next((values for found, *values in lines if found.lower().endswith(bus.lower()) or len(lines) == 1), [])
 
 
+def card(text, bus):
+    """Path such as "Clocks / SM" -> value, of the GPU on that bus, or the first, in what `nvidia-smi -q` prints; and the processes on it."""
+    cards = re.split(r"(?m)^GPU (?=[0-9A-Fa-f]+:)", text or "")[1:]
+    found = next((one for one in cards if one.partition("\n")[0].lower().endswith(bus.lower())), "") if bus or len(cards) == 1 else "".join(cards[:1])
+    values, above = {}, []
+    for line in found.splitlines()[1:]:
+        name, told, value = line.partition(" : ")
+        depth = len(name) - len(name.lstrip())
+        above = [(outer, section) for outer, section in above if outer < depth]
+        if told:
+            values.setdefault(" / ".join([section for _, section in above] + [name.strip()]), value.strip())
+        above.append((depth, name.strip()))
+    processes = re.findall(r"Process ID\s*: (\d+)\s+Type\s*: (\S+)\s+Name\s*: (.*)", found)
+    return values, [{"pid": int(pid), "type": kind, "name": name.strip()} for pid, kind, name in processes]
+
+
 def throttled(values):
     """Why the clock is lower than it could be."""
     active = "".join(values)
@@ -106,8 +122,9 @@ def row(raw, told, last, before):
     plain = {"t": raw["t"], **of_files(files, described), **of_line(raw.get("said", "")), **of_nvml(raw.get("nvml", {}), told["pid"])}
     if "temperature_c" not in plain and "sm_mhz" not in plain:
         plain.update(known({"temperature_c": plain.get("cpu_temperature_c")}))
-    counters = [path for path in files if path.endswith("/energy_uj") and (files[path] + then[path] + described[path]).isdecimal()]
-    if counters:            # each starts anew from 0 by itself
+    counters = [path for path in files if path.endswith("/energy_uj")]
+    readable = all(text.isdecimal() for path in counters for text in (files[path], then[path], described[path]))
+    if counters and readable and (not last or "cpu_energy_j" in before):        # each starts anew from 0 by itself
         taken = sum((int(files[path]) - int(then[path])) % (int(described[path]) + 1) for path in counters)
         plain["cpu_energy_j"] = before.get("cpu_energy_j", 0.0) + taken / 1e6
     hot = [what for what in of_cooling(files, then) if what not in plain.get("throttled_by", [])]
@@ -121,17 +138,26 @@ def known(values):
 
 
 def since(raw, last):
-    """Shares of the time between two raw rows. Of /proc/stat: user nice system idle iowait irq softirq steal, guests being in the first two."""
+    """What the processors did between two raw rows."""
+    found, used, total = shares(raw, last), *jiffies(raw, last)
+    if total > 0 and "timed" in raw and "timed" in last:     # the two are counted apart: in one row more than all may be the timed one's
+        timed = sum(map(int, raw["timed"])) - sum(map(int, last["timed"]))
+        found["others_cpu_percent"] = max(0.0, 100 * (used - timed) / total)
+    return {**found, "sampler_percent": 100 * (raw["own_s"] - last["own_s"]) / (raw["t"] - last["t"])}
+
+
+def shares(raw, last):
+    """Percent of the processors' time between two first lines of /proc/stat."""
+    used, total = jiffies(raw, last)
+    steal = int(raw["cpu"].split()[8]) - int(last["cpu"].split()[8])
+    return {"cpu_load_percent": 100 * used / total, "steal_percent": 100 * steal / total} if total > 0 else {}
+
+
+def jiffies(raw, last):
+    """(used, all), of user nice system idle iowait irq softirq steal; guests are in the first two."""
     user, nice, system, idle, waiting, irq, soft, steal = (int(now) - int(then) for now, then in zip(raw["cpu"].split()[1:9], last["cpu"].split()[1:9]))
     used = user + nice + system + irq + soft
-    total = used + idle + waiting + steal
-    found = {"sampler_percent": 100 * (raw["own_s"] - last["own_s"]) / (raw["t"] - last["t"])}
-    if total > 0:
-        found.update(cpu_load_percent=100 * used / total, steal_percent=100 * steal / total)
-        if "timed" in raw and "timed" in last:      # the two are counted apart: at one row more than all may be the timed one's
-            timed = sum(map(int, raw["timed"])) - sum(map(int, last["timed"]))
-            found["others_cpu_percent"] = max(0.0, 100 * (used - timed) / total)
-    return found
+    return used, used + idle + waiting + steal
 
 
 def of_nvml(said, pid):

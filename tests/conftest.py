@@ -1,6 +1,8 @@
+import functools
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,3 +102,22 @@ def old_python(tmp_path_factory):
     """A Python 3.8 as a device may have it, with what the runner can use; its tests are one xdist group, so that it is made once."""
     from remote import python
     return python("3.8", "numpy", "onnxruntime", "tensorrt-rtx", folder=tmp_path_factory.mktemp("old") / "venv")
+
+
+@functools.cache
+def python36():
+    """A Python 3.6 that runs, or None: a version manager's stand-in may be found and refuse to run."""
+    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    question = "import sys; sys.exit(sys.version_info[:2] != (3, 6))"
+    for path in [*sorted(root.glob("versions/3.6*/bin/python")), shutil.which("python3.6")]:
+        if path and subprocess.run([path, "-c", question], capture_output=True).returncode == 0:
+            return str(path)
+    return None
+
+
+@pytest.fixture(params=["3.6", "this"])
+def python(request):
+    path = python36() if request.param == "3.6" else sys.executable
+    if path is None:
+        pytest.skip("no Python 3.6 here: neither python3.6 nor one of pyenv's runs")
+    return path

@@ -31,7 +31,7 @@ LAYERS = [
     {"repairs"},
     {"export", "adopt", "fix", "build", "bench", "predict", "verify", "deploy_config", "dataflow", "compare"},
     {"bundle", "collect"},
-    {"measure", "matrix", "report", "estimate", "verdicts"},
+    {"measure", "matrix", "report", "remedies", "estimate", "verdicts"},
     {"demo", "campaign"},
     {"terminal"},
     {"cli"},

@@ -47,25 +47,6 @@ def runtime(version):
     return "tensorrt_rtx" if version == "rtx" else "tensorrt"
 
 
-@functools.cache
-def python36():
-    """A Python 3.6 that runs, or None: a version manager's stand-in may be found and refuse to run."""
-    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    question = "import sys; sys.exit(sys.version_info[:2] != (3, 6))"
-    for path in [*sorted(root.glob("versions/3.6*/bin/python")), shutil.which("python3.6")]:
-        if path and subprocess.run([path, "-c", question], capture_output=True).returncode == 0:
-            return str(path)
-    return None
-
-
-@pytest.fixture(params=["3.6", "this"])
-def python(request):
-    path = python36() if request.param == "3.6" else sys.executable
-    if path is None:
-        pytest.skip("no Python 3.6 here: neither python3.6 nor one of pyenv's runs")
-    return path
-
-
 @pytest.fixture
 def run(tmp_path):
     """Run one job in an empty folder; returns the result. -S, for what is installed here must not be found in place of nothing."""

@@ -1,4 +1,8 @@
 """What devices print of themselves, read."""
+import json
+
+import pytest
+
 from rtseg_deploy import telemetry
 
 # of a Jetson TX2, from a public log
@@ -40,3 +44,108 @@ def test_a_probe_is_made_plain():
     found = telemetry.read({"gpu": {}, "said": said, "files": {gpu + "cur_freq": "1300500000", gpu + "max_freq": "1300500000"}})
     assert found["telemetry"]["power_mode"] == "MAXN" and found["telemetry"]["gpu_cur_mhz"] == found["telemetry"]["gpu_max_mhz"] == 1300
     assert telemetry.read({"gpu": {}}) == {"gpu": {}, "telemetry": {}}
+
+
+# ---- rows of the sampler's raw lines
+
+TOLD = {"sampler": 1, "pid": 7, "hz": 2, "files": [], "described": {}}
+
+
+def raw(t, cpu="cpu 0 0 0 0 0 0 0 0 0 0", **more):
+    return json.dumps({"t": t, "own_s": 0, "cpu": cpu, "load": "0.50 0.1 0.1 1/90 7", "files": [], **more})
+
+
+def rows(*lines, **told):
+    return telemetry.rows([json.dumps({**TOLD, **told}), *lines])
+
+
+def test_shares_are_between_two_rows():
+    """Of 1000 ticks 300 idle, 100 stolen, 600 used, 450 of those by the timed process; guests are counted with their hosts."""
+    first, second = rows(raw(1, "cpu 100 10 50 500 5 1 1 20 9 9", timed=["60", "20"]),
+                         raw(2, "cpu 500 60 150 750 55 11 41 120 99 9", timed=["480", "50"], own_s=0.004))
+    assert first == {"t": 1, "load": 0.5}
+    assert second == pytest.approx({"t": 2, "cpu_load_percent": 60, "steal_percent": 10, "others_cpu_percent": 15, "sampler_percent": 0.4, "load": 0.5})
+
+
+def test_what_is_damaged_is_left_out_and_the_rest_stays():
+    good = [raw(1), raw(2)]
+    damaged = ["", "x", "[]", "null", "3", '{"t": "soon"}', '{"t": NaN}', raw(1.5)[:40], raw(1.2, "cpu what"), raw(1.3, files=3),
+               raw(1.4, nvml={"reasons": "x"}), raw(1.6, load=None), "[" * 100_000]
+    found = telemetry.rows([json.dumps(TOLD), good[0], *damaged, good[1]])
+    assert [row["t"] for row in found if row["t"] in (1, 2)] == [1, 2] and all(set(row) >= {"t", "load"} for row in found)
+    assert telemetry.rows([]) == telemetry.rows(good) == []         # nobody says what the files are
+
+
+def test_another_number_for_the_timed_process():
+    """In a container NVML may tell the host's: one of them is ours all the same."""
+    def others(*pids):
+        return rows(raw(1, nvml={"compute": list(pids)}))[0]["other_processes"]
+    assert (others(7), others(7, 8), others(8), others(8, 9), others()) == (0, 1, 0, 1, 0)
+
+
+def test_files_of_a_processor():
+    files = ["/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", "/sys/devices/system/cpu/cpu1/cpufreq/scaling_cur_freq",
+             "/sys/class/hwmon/hwmon2/temp1_input", "/sys/class/powercap/intel-rapl:0/energy_uj", "/sys/class/powercap/intel-rapl:1/energy_uj",
+             "/sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count"]
+    told = {"files": files, "described": {files[2]: "coretemp", files[3]: "9999999", files[4]: "9999999"}}
+    first, second, third = rows(raw(1, files=["800000", "3600000", "61000", "9000000", "1000000", "5"]),
+                                raw(2, files=["900000", "3500000", "62000", "500000", "3000000", "5"]),       # the first package's counter began anew
+                                raw(3, files=["", "3500000", "", "1500000", "3000000", "6"]), **told)
+    assert (first["cpu_mhz"], first["cpu_temperature_c"], first["temperature_c"], first["cpu_energy_j"]) == (3600, 61, 61, 0)
+    assert second["cpu_energy_j"] == pytest.approx(1.5 + 2) and "throttled_by" not in second
+    assert third["throttled_by"] == ["temperature (hardware)"] and third["cpu_mhz"] == 3500 and third["cpu_energy_j"] == pytest.approx(4.5)
+
+
+def test_a_counter_that_cannot_be_read_tells_no_energy_from_then_on():
+    told = {"files": ["/energy_uj"], "described": {"/energy_uj": "9999999"}}
+    found = rows(*(raw(t, files=[text]) for t, text in enumerate(["1000000", "2000000", "", "4000000", "5000000"])), **told)
+    assert [row.get("cpu_energy_j") for row in found] == [0, 1, None, None, None]
+
+
+def test_files_of_a_tx2_without_tegrastats():
+    gpu, rail = "/sys/class/devfreq/17000000.gp10b/", "/sys/bus/i2c/drivers/ina3221x/0-004%d/iio:device%d/in_power%d_input"
+    files = [gpu + "cur_freq", gpu + "max_freq", gpu + "min_freq", "/sys/devices/gpu.0/load", rail % (0, 0, 0), rail % (1, 1, 0),
+             "/sys/class/thermal/thermal_zone2/temp", "/sys/class/thermal/thermal_zone0/temp", "/sys/class/thermal/cooling_device1/cur_state"]
+    told = {"files": files, "described": dict(zip(files[4:], ["VDD_SYS_GPU", "VDD_IN", "GPU-therm", "BCPU-therm", "gpu-balanced"]))}
+    (row,) = rows(raw(1, files=["1134750000", "1300500000", "114750000", "994", "4200", "11900", "70500", "68000", "1"]), **told)
+    assert row == {"t": 1, "sm_mhz": 1134, "sm_max_mhz": 1300, "gpu_load_percent": 99.4, "power_w": 11.9, "temperature_c": 70.5, "cpu_temperature_c": 68,
+                   "throttled_by": ["temperature (software)"], "load": 0.5}
+
+
+@pytest.mark.parametrize("line, watts, mhz", [
+    ("RAM 2545/31918MB (lfb 1x1MB) CPU [2%@1190,off,1%@1190] EMC_FREQ 0%@2133 GR3D_FREQ 7%@1377 GPU@41C CPU@42.5C GPU 930/930 CPU 311/311 SOC 932/932 CV 0/0 "
+     "VDDRQ 155/155 SYS5V 1889/1889", 4.217, 1377),       # an AGX Xavier has no rail for all
+    ("RAM 3000/7620MB SWAP 0/3810MB (cached 0MB) CPU [1%@729] GR3D_FREQ 0%@[305] cpu@45.5C gpu@46C VDD_IN 4529mW/4529mW VDD_CPU_GPU_CV 445mW/445mW",
+     4.529, 305),
+    ("RAM 2000/3956MB (lfb 1x4MB) IRAM 0/252kB(lfb 252kB) CPU [5%@1428] EMC_FREQ 1%@1600 GR3D_FREQ 9%@921 GPU@33C CPU@35C POM_5V_IN 2344/2344 POM_5V_GPU 40/40",
+     2.344, 921)], ids=["xavier", "orin", "nano"])
+def test_power_is_the_whole_boards(line, watts, mhz):
+    found = telemetry.of_line(line)
+    assert found["power_w"] == pytest.approx(watts) and found["sm_mhz"] == mhz and found["temperature_c"] in (41, 46, 33)
+
+
+# ---- energy
+
+
+def power(watts, step=0.1, begin=0.0):
+    return [{"t": begin + n * step, "power_w": value} for n, value in enumerate(watts)]
+
+
+def test_energy_is_the_area_under_the_power():
+    assert telemetry.energy(power([100] * 11), 0, 1) == pytest.approx(100)
+    assert telemetry.energy(power([100] * 11), 0.25, 0.75) == pytest.approx(50)
+    ramp = power([100 * n / 10 for n in range(11)])
+    assert telemetry.energy(ramp, 0, 1) == pytest.approx(50) and telemetry.energy(ramp, 0.5, 1) == pytest.approx(37.5)
+    assert telemetry.energy(power([100] * 11), -0.05, 1.05) == pytest.approx(110)       # what lies outside is as the rest
+
+
+def test_a_counter_goes_before_power():
+    rows = [{"t": n, "energy_j": 500 + 30 * n, "power_w": 1} for n in range(5)]
+    assert telemetry.energy(rows, 1, 3.5) == pytest.approx(75)
+    assert telemetry.energy([{"t": n, "cpu_energy_j": 7 * n, "power_w": 1} for n in range(5)], 0, 4, cpu=True) == pytest.approx(28)
+
+
+def test_no_energy_where_nobody_tells_it():
+    assert telemetry.energy([], 0, 1) is None and telemetry.energy([{"t": 0}, {"t": 1}], 0, 1) is None
+    assert telemetry.energy(power([100] * 11), 0.21, 0.29) is None and telemetry.energy(power([100] * 11), 5, 6) is None
+    assert telemetry.energy(power([100] * 11), 0, 1, cpu=True) is None      # a graphics card's power is not the processors'

@@ -34,6 +34,7 @@ FILES = (("/sys/devices/system/cpu/cpu[0-7]/cpufreq/scaling_cur_freq", None, "")
 
 
 def main(argv):
+    sys.excepthook = lambda kind, error, trace: None
     out = os.open(argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     sys.excepthook = lambda kind, error, trace: write(out, {"fault": "%s: %s" % (kind.__name__, error)})
     yield_to_others()
