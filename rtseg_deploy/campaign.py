@@ -78,7 +78,7 @@ def timed(row, names, ask, folder, tell):
             return {names[0]: {"failed": f"{error.what}; {error.fix}" if error.fix else error.what}}
         return {name: outcome for one in names for name, outcome in (timed(row, [one], ask, folder, tell) if not result_in(folder / named(row, one, ask))
                                                                      else {one: {"result": result_in(folder / named(row, one, ask))}}).items()}
-    return {figure.backend: {"result": figure.to_json(samples=False)} for _, figure in done}
+    return {figure.backend: {"result": result_in(path)} for path, figure in done}
 
 
 def once(row, ask, tell):
