@@ -188,7 +188,7 @@ def timing(path, artifact, backend, array, iterations, ask):
     stages = {"frame": frame, "input": artifact.input, "output": artifact.output, "enlarge": artifact.enlarge, "size": list(artifact.resolution),
               **artifact.normalisation} if frame else None
     return launch.on_backend("time", path, artifact, backend, [array], ask.threads, ask.own, iterations=iterations, cuda_graph=ask.cuda_graph,
-                             warmup_limit=ask.warmup_limit, stages=stages)
+                             warmup_limit=ask.warmup_limit, stages=stages, bn=facts.protocol(ask.protocol).bn)
 
 
 def refuse_other(path, artifact, protocol, ask):

@@ -3,6 +3,7 @@
 Every operation that PyTorch dispatches is seen, so a count needs no list of layers and holds for a network of one's own.
 """
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 from .errors import need
@@ -51,6 +52,19 @@ def calls(module, resolution):
     with torch.inference_mode(), tracker, Recorder():
         module(image)
     return image, found
+
+
+def titles(found):
+    """A name for each Call: the module that made it, and what it is."""
+    return numbered([f"{call.where.partition('.')[2]} {call.name}".strip() for call in found])
+
+
+def numbered(names):
+    """The names, with a number where one is there again."""
+    seen = Counter()
+    for name in names:
+        seen[name] += 1
+        yield f"{name} #{seen[name]}" if seen[name] > 1 else name
 
 
 def operations(module, resolution):

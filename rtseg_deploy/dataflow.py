@@ -2,7 +2,7 @@
 import math
 from dataclasses import dataclass
 
-from .complexity import FLOAT, VIEWS, calls, operation
+from .complexity import FLOAT, VIEWS, calls, operation, titles
 from .errors import RtsegError, need
 
 HALF = 2                            # bytes
@@ -45,7 +45,7 @@ def of_module(module, resolution, float_bytes=FLOAT):
     held = {storage(value) for value in (*module.parameters(), *module.buffers())}
     now = {storage(image): "input"}  # storage -> the tensor in it: a call in place makes another one
     layers = []
-    for number, call in enumerate(found):
+    for number, (call, title) in enumerate(zip(found, titles(found))):
         tensors = [value for value in flat(call.arguments) if isinstance(value, torch.Tensor)]
         reads = [(now[storage(value)], in_bytes(value, float_bytes)) for value in tensors if storage(value) in now]
         if call.name in VIEWS:
@@ -55,8 +55,7 @@ def of_module(module, resolution, float_bytes=FLOAT):
         now[storage(call.result)] = number
         macs = operation(call.name, call.arguments, call.result).macs
         weights = sum(in_bytes(value, float_bytes) for value in tensors if storage(value) in held)
-        where = call.where.partition(".")[2]
-        layers.append(layer(f"{where} {call.name}".strip(), call.name, macs, reads, number, in_bytes(call.result, float_bytes), weights,
+        layers.append(layer(title, call.name, macs, reads, number, in_bytes(call.result, float_bytes), weights,
                             convolution(call.arguments) if call.name in CONVOLUTIONS else None, float_bytes))
     return layers
 

@@ -63,7 +63,7 @@ def on_backend(action, path, artifact, backend, arrays, threads=None, own=None, 
     if "file" in parent:
         parent["file"] = str(Path(parent["file"]).resolve())
     names = [f"{number}.npy" for number in range(len(arrays))]
-    labels = tuple(f"labels-{name}" for name in names)
+    labels = tuple(f"labels-{name}" for name in names) if action != "profile" else ()
     request = {"action": action, "backend": backend, "artifact": f"network.{artifact.kind}", "described": {**artifact.to_json(), "parent": parent},
                "threads": threads, "own": own, "inputs": names, "labels": list(labels), **more}
     if action == "time":

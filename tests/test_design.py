@@ -12,7 +12,7 @@ from rtseg_deploy.models import networks
 PACKAGE = ROOT / "rtseg_deploy"
 # a module imports only from layers above its own
 LAYERS = [
-    {"errors", "device.runner", "device.steps", "device.parser", "device.sampler", "device.look", "device.frames"},
+    {"errors", "device.runner", "device.steps", "device.parser", "device.sampler", "device.look", "device.frames", "device.layers"},
     {"files", "telemetry", "statistics"},
     {"records", "facts"},
     {"doubts"},
@@ -32,7 +32,7 @@ LAYERS = [
     {"export", "adopt", "fix", "build", "bench", "predict", "verify", "deploy_config", "dataflow", "compare"},
     {"bundle", "collect"},
     {"measure", "matrix", "report", "remedies", "estimate", "verdicts"},
-    {"demo", "campaign"},
+    {"demo", "campaign", "profile"},
     {"terminal"},
     {"cli"},
 ]
@@ -83,7 +83,8 @@ def test_imports_go_one_way(path):
 def test_the_measuring_half_imports_no_torch_and_no_onnx():
     for name in ("launch", "bench", "build", "predict", "images", "records", "files", "facts", "report", "backends", "device", "device.runner",
                  "ssh", "ondevice", "bundle", "collect", "precision", "verify", "deploy_config", "telemetry", "conditions", "doctor", "plans",
-                 "tables", "facts.tables", "statistics", "doubts", "campaign", "measure"):
+                 "tables", "facts.tables", "statistics", "doubts", "campaign", "measure",
+                 "device.layers", "profile"):
         path = PACKAGE / (name.replace(".", "/") + ".py")
         path = path if path.exists() else PACKAGE / name / "__init__.py"
         top = [node for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]

@@ -75,11 +75,12 @@ def bench_layers(subject, resolutions, ask, dialect, as_json):
     with progress() as tell:
         done = measure(subject, resolutions, ask, dialect, tell=tell, work=profiled)
     if as_json:
-        click.echo(json.dumps([{"artifact": str(path), "backend": backend, "layers": rows} for path, backend, rows in done], indent=1))
+        click.echo(json.dumps([{"artifact": str(path), **found.to_json()} for path, found in done], indent=1))
     else:
+        from ..profile import remarks
         from ..report import plain_table
-        for path, backend, rows in done:
-            show(f"{path} {backend}", plain_table(rows))
+        for path, found in done:
+            show(f"{path} {found.backend}", plain_table(found.rows), *remarks(found))
 
 
 def bench_plan(path, ask, anywhere, again, as_json):

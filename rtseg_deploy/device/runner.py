@@ -61,7 +61,7 @@ def main(argv, open_session=None):
     try:
         given = [(open_session or own_session)(job)] if job["action"] in ("infer", "time", "profile") else []
         actions = {"probe": probe, "build": build, "load": load, "infer": infer, "time": time_steps}
-        result = dict((actions.get(job["action"]) or need("layers").profile)(job, *given), ok=True)
+        result = dict({"environment": environment()}, **(actions.get(job["action"]) or need("layers").profile)(job, *given), ok=True)
     except JobError as error:
         result = error.answer
     except BrokenPipeError:     # nobody reads how far it is
