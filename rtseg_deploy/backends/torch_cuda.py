@@ -52,7 +52,8 @@ class Session(runner.Stream, torch_eager.Session):
     def facts(self):
         found = torch_eager.Session.facts(self)
         del found["malloc"]
-        return {**found, "cuda": self.torch.version.cuda, "cudnn": self.torch.backends.cudnn.version(), "tf32": False, "cudnn_benchmark": True}
+        return {**found, "cuda": self.torch.version.cuda, "cudnn": self.torch.backends.cudnn.version(), "tf32": False, "cudnn_benchmark": True,
+                "gpu": runner.gpu()}
 
     @staticmethod
     def seconds(event):

@@ -268,7 +268,7 @@ def tensors_of(trt, engine):
 
 class OnnxRuntime:
     """ONNX Runtime on the CPU, input and output bound once: a step is the network alone."""
-    place, note = "cpu", "ONNX Runtime has few FP16 kernels for CPUs and computes the rest in FP32, with casts"
+    place, memory, note = "cpu", "host", "ONNX Runtime has few FP16 kernels for CPUs and computes the rest in FP32, with casts"
     def __init__(self, job, **given):
         self.ort, self.job, self.threads = need("onnxruntime"), job, job["threads"] or environment()["cpus"]
         options, wanted, self.half = self.ort.SessionOptions(), PROVIDERS[job["backend"]], job["described"]["precision"] == "fp16"
@@ -297,11 +297,11 @@ class OnnxRuntime:
         return self.binding.copy_outputs_to_cpu()[0]
     def facts(self):
         return {"backend": self.job["backend"], "onnxruntime": self.ort.__version__, "threads": self.threads, "note": self.note if self.half else "",
-                "boundary": BOUNDARY % (self.job["described"]["input"], "host" if self.place == "cpu" else "device")}
+                "boundary": BOUNDARY % (self.job["described"]["input"], self.memory), "gpu": gpu() if self.memory == "device" else None}
 
 class OnnxRuntimeOnGpu(Stream, OnnxRuntime):
     """The same on the GPU: its own memory, our stream, and no waiting by itself, so that events and clocks are as an engine's."""
-    place, note = "cuda", ""
+    place, memory, note = "cuda", "device", ""
     def __init__(self, job):
         Stream.__init__(self)
         os.environ["NVIDIA_TF32_OVERRIDE"] = "0"            # TensorRT's provider has no setting of its own for it
