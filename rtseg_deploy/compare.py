@@ -38,7 +38,8 @@ class Comparison:
 
     @property
     def says(self):
-        return f"{WORDS[self.verdict]}: {self.ratio - 1:+.1%} time an image (95 %: {self.low - 1:+.1%} to {self.high - 1:+.1%})".replace("-", "−")
+        percent, low, high = (f"{100 * (value - 1):+.1f}" for value in (self.ratio, self.low, self.high))
+        return f"{WORDS[self.verdict]}: {percent} % time an image (95 %: {low} to {high} %)".replace("-", "−")
 
     def to_json(self):
         return {**asdict(self), "verdict": self.verdict, "says": self.says}

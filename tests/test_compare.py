@@ -80,7 +80,7 @@ def test_it_says_so_in_words(tmp_path):
     faster = compared(tmp_path, result(*series(0)), result(*series(1, 0.5)))
     assert faster.says.startswith("B is faster than A: −") and faster.by == "blocks of one process' steps" and "--processes 5" in faster.notes[0]
     same = compared(tmp_path, result(*series(0)), result(*series(0)))
-    assert same.says.startswith("no difference shown between A and B: +0.0% time an image (95 %: −") and same.ratio == 1
+    assert same.says.startswith("no difference shown between A and B: +0.0 % time an image (95 %: −") and same.ratio == 1
 
 
 def test_backwards_it_is_the_inverse(tmp_path):
