@@ -8,12 +8,11 @@ from math import exp, hypot, sqrt
 
 import numpy as np
 
-from . import files, statistics
+from . import facts, files, statistics
 from .errors import RtsegError
 from .records import FORMAT, size
 
-# what an environment has that is no condition: it passes, or is a condition by another name
-PASSING = ("time", "load", "note", "on", "messages", "gpu", "boundary", "backend")
+PASSING = ("time", "load", "note", "on", "messages", "gpu", "environment")      # of an environment: no conditions
 WORDS = {"slower": "B is slower than A", "faster": "B is faster than A", "none": "no difference shown between A and B"}
 
 
@@ -38,7 +37,8 @@ class Comparison:
 
     @property
     def says(self):
-        return f"{WORDS[self.verdict]}: {self.ratio - 1:+.1%} time an image (95 %: {self.low - 1:+.1%} to {self.high - 1:+.1%})".replace("-", "−")
+        percent, low, high = (f"{100 * (value - 1):+.1f}" for value in (self.ratio, self.low, self.high))
+        return f"{WORDS[self.verdict]}: {percent} % time an image (95 %: {low} to {high} %)".replace("-", "−")
 
     def to_json(self):
         return {**asdict(self), "verdict": self.verdict, "says": self.says}
@@ -81,19 +81,24 @@ def sound(value):
         return False
     words = all(type(value["artifact"].get(name)) is str for name in ("model", "precision", "input", "output", "sha256"))
     warned = all(isinstance(one, dict) and {"flag", "says"} <= one.keys() for one in value["warnings"])
-    return words and warned and len(value["resolution"]) == 2 and all(isinstance(run, dict) and timed(run) for run in value["runs"])
+    clocked = value["protocol"] in facts.protocols() and all(isinstance(run, dict) and timed(run, clock(value)) for run in value["runs"])
+    return words and warned and clocked and len(value["resolution"]) == 2
 
 
-def timed(run):
+def timed(run, by):
     """Whether its times are times."""
     seconds, together = run.get("seconds"), run.get("back_to_back_seconds")
     numbers = isinstance(seconds, list) and seconds and all(type(value) in (int, float) and 0 < value < 1e6 for value in seconds)
-    return numbers and type(together) in (int, float) and isinstance(run.get("environment"), dict)
+    return numbers and type(together) in (int, float) and (together > 0 or by != "together") and isinstance(run.get("environment"), dict)
+
+
+def clock(result):
+    return facts.protocol(result["protocol"]).clock
 
 
 def means(result):
     """The timed figure of each process, in seconds: by the protocol's clock, around each step or around all of them together."""
-    if result.get("clock") == "together":
+    if clock(result) == "together":
         return [run["back_to_back_seconds"] / len(run["seconds"]) for run in result["runs"]]
     return [float(np.mean(run["seconds"])) for run in result["runs"]]
 
@@ -112,11 +117,11 @@ def device(result):
 def conditions(result):
     """Name -> what has to be equal for two figures to be of the same thing; the environment is the first process'."""
     artifact, environment = result["artifact"], result["runs"][0]["environment"]
-    return {"network": artifact["model"], "classes": artifact.get("classes"), "resolution": size(result["resolution"]), "precision": artifact["precision"],
-            "bn": result["bn"], "input": artifact["input"], "fed": result["input"], "output": artifact["output"], "protocol": result["protocol"],
-            "clock": result.get("clock"), "boundary": result["boundary"], "backend": result["backend"],
-            **{name: value for name, value in gpu(environment).items() if name in ("driver", "cuda")},
-            **{name: value for name, value in environment.items() if name not in PASSING}}
+    named = {"network": artifact["model"], "classes": artifact.get("classes"), "resolution": size(result["resolution"]), "precision": artifact["precision"],
+             "bn": result["bn"], "input": artifact["input"], "fed": result["input"], "output": artifact["output"], "protocol": result["protocol"],
+             "boundary": result["boundary"], "backend": result["backend"]}
+    driver = {name: value for name, value in gpu(environment).items() if name in ("driver", "cuda")}
+    return {**named, **{name: value for name, value in {**driver, **environment}.items() if name not in (*named, *PASSING)}}
 
 
 def differing(a, b, vary):
@@ -147,7 +152,7 @@ def interval(a, b):
         reach, by = exp(welch(np.log(first), np.log(second))), f"the means of {len(first)} and {len(second)} processes"
     else:
         series = [np.concatenate([run["seconds"] for run in one["runs"]]) for one in (a, b)]
-        if "together" in (a.get("clock"), b.get("clock")) or min(map(len, series)) < statistics.FEW:
+        if "together" in (clock(a), clock(b)) or min(map(len, series)) < statistics.FEW:
             raise RtsegError(f"one bracket around all steps, or fewer than {statistics.FEW} steps, has no interval", "time both again with --processes 5")
         reach, by = exp(by_blocks(*series)), "blocks of one process' steps"
     return ratio / reach, ratio, ratio * reach, by

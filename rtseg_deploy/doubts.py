@@ -8,7 +8,7 @@ from math import erfc, inf, sqrt
 
 import numpy as np
 
-from . import facts, telemetry
+from . import backends, facts, telemetry
 
 DRIFT_LIMIT = 0.02                  # of the median over the run
 DRIFT_RISK = 0.01                   # that a steady run of independent blocks looks so orderly
@@ -39,8 +39,8 @@ def doubts(result):
     runs = result["runs"]
     if result["backend"] == "null":
         return []
-    height, width = result["resolution"]
-    found = [of(run, height * width * BYTES[result["artifact"]["input"]]) for run in runs]
+    (height, width), on_gpu = result["resolution"], backends.on_gpu(result["backend"])
+    found = [of(run, on_gpu, height * width * BYTES[result["artifact"]["input"]]) for run in runs]
     merged = []
     for flag in CHECKS:
         same = [doubt for one in found for doubt in one if doubt.flag == flag]
@@ -50,10 +50,12 @@ def doubts(result):
     return merged + disagreement([float(np.mean(run["seconds"])) for run in runs])
 
 
-def of(run, input_bytes=0):
-    """Doubts of one process; run: an element of "runs", of which all but seconds may be absent."""
-    run = {**run, "seconds": np.asarray(run["seconds"]), "input_bytes": input_bytes, "median": float(np.median(run["seconds"])),
-           "telemetry": [row for row in run.get("telemetry", ()) if run.get("began", -inf) <= row.get("t", 0) <= run.get("ended", inf)]}
+def of(run, on_gpu=False, input_bytes=0):
+    """Doubts of one process; run: an element of "runs", of which all but seconds may be absent. Of a GPU beside a processor that is timed nothing counts."""
+    began, ended = run.get("began", -inf), run.get("ended", inf)
+    run = {**run, "seconds": np.asarray(run["seconds"]), "median": float(np.median(run["seconds"])), "on_gpu": on_gpu, "input_bytes": input_bytes,
+           "telemetry": [row for row in run.get("telemetry", ()) if began <= row.get("t", 0) <= ended]}
+    run["gpu"] = run["telemetry"] if on_gpu else []
     said = ((flag, check(run), grave) for flag, (grave, check) in CHECKS.items())
     return [Doubt(flag, says, grave) for flag, says, grave in said if says]
 
@@ -108,26 +110,26 @@ def not_converged(run):
 
 
 def throttled(run):
-    reasons = sorted(SLOWED & {reason for row in run["telemetry"] for reason in row.get("throttled_by", ())})
+    reasons = sorted(SLOWED & {reason for row in run["gpu"] for reason in row.get("throttled_by", ())})
     if reasons:
         return f"the device slowed down: {', '.join(reasons)}"
-    slow = [(row["sm_mhz"], row["sm_max_mhz"]) for row in run["telemetry"]
+    slow = [(row["sm_mhz"], row["sm_max_mhz"]) for row in run["gpu"]
             if {"sm_mhz", "sm_max_mhz"} <= row.keys() and row["sm_mhz"] < CLOCK_LIMIT * row["sm_max_mhz"] and CHOSEN not in row.get("throttled_by", ())]
     return slow and "its clock fell to {:.0f} of {:.0f} MHz".format(*min(slow))
 
 
 def clock_unsteady(run):
-    clocks = [row["sm_mhz"] for row in run["telemetry"] if "sm_mhz" in row]
+    clocks = [row["sm_mhz"] for row in run["gpu"] if "sm_mhz" in row]
     return clocks and min(clocks) < STEADY_LIMIT * max(clocks) and not throttled(run) and f"its clock moved from {min(clocks):.0f} to {max(clocks):.0f} MHz"
 
 
 def other_process(run):
     """On the GPU that is timed; or on the processors that are, where fewer are free than others use."""
-    most = max((row.get("other_processes") or 0 for row in run["telemetry"]), default=0)
+    most = max((row.get("other_processes", 0) for row in run["gpu"]), default=0)
     if most:
         return f"{most} other process{'es' * (most > 1)} on the device"
     used, environment = [row["others_cpu_percent"] for row in run["telemetry"] if "others_cpu_percent" in row], run.get("environment", {})
-    if not used or run.get("device_seconds"):
+    if not used or run["on_gpu"]:
         return None
     processors = environment.get("cpus") or 1
     others = np.mean(used) / 100 * processors
@@ -158,7 +160,7 @@ def input_in_cache(run):
     gpu = run.get("environment", {}).get("gpu") or {}
     name = gpu.get("name", "") if isinstance(gpu, dict) else gpu
     device = next((one for one in facts.devices().values() if one.compute_capability and name.endswith(one.name)), None)
-    hot = device and 0 < run["input_bytes"] < 2 * device.l2_mib * 2**20
+    hot = run["on_gpu"] and device and 0 < run["input_bytes"] < 2 * device.l2_mib * 2**20
     return hot and f"hot: the input, {run['input_bytes'] / 2**20:.1f} MiB and the same each time, can stay in the {device.l2_mib:g} MiB of L2"
 
 

@@ -80,7 +80,7 @@ def test_it_says_so_in_words(tmp_path):
     faster = compared(tmp_path, result(*series(0)), result(*series(1, 0.5)))
     assert faster.says.startswith("B is faster than A: −") and faster.by == "blocks of one process' steps" and "--processes 5" in faster.notes[0]
     same = compared(tmp_path, result(*series(0)), result(*series(0)))
-    assert same.says.startswith("no difference shown between A and B: +0.0% time an image (95 %: −") and same.ratio == 1
+    assert same.says.startswith("no difference shown between A and B: +0.0 % time an image (95 %: −") and same.ratio == 1
 
 
 def test_backwards_it_is_the_inverse(tmp_path):
@@ -92,7 +92,7 @@ def test_backwards_it_is_the_inverse(tmp_path):
 CHANGES = {"network": dict(artifact__model="bisenetv2"), "classes": dict(artifact__classes=19), "resolution": dict(resolution=[512, 1024]),
            "precision": dict(artifact__precision="fp16"), "input": dict(artifact__input="rgb8"), "fed": dict(input="street.png"),
            "output": dict(artifact__output="labels"), "protocol": dict(protocol="paper-synced"), "boundary": dict(boundary="copies as well"),
-           "bn": dict(bn="kept"), "backend": dict(backend="torch-eager"), "clock": dict(clock="each"), "threads": dict(environment__threads=1),
+           "bn": dict(bn="kept"), "backend": dict(backend="torch-eager"), "threads": dict(environment__threads=1),
            "python": dict(environment__python="3.12.1"), "onnxruntime": dict(environment__onnxruntime="1.20.0"),
            "governor": dict(environment__governor="powersave")}
 
@@ -135,7 +135,7 @@ def test_a_condition_that_there_is_not(tmp_path):
 
 def test_one_bracket_around_all_steps_needs_processes(tmp_path):
     """Its steps' own times, ten times the bracket's here, are not what was timed."""
-    together = [result(*series(seed, 1.1**seed, many=3), clock="together") for seed in range(2)]
+    together = [result(*series(seed, 1.1**seed, many=3), protocol="paper-amortised") for seed in range(2)]
     for one in together:
         for run in one["runs"]:
             run["seconds"] = [10 * value for value in run["seconds"]]
@@ -151,10 +151,14 @@ def test_a_few_steps_have_no_interval(tmp_path):
     assert compared(tmp_path, result([0.01] * 50), result([0.01] * 50)).verdict == "none"
 
 
+def one_run(seconds, together=0.0):
+    return [{"seconds": seconds, "back_to_back_seconds": together, "environment": {}}]
+
+
 @pytest.mark.parametrize("damage", [
     dict(kind="artifact"), dict(format=1), dict(runs=[]), dict(runs=[{}]), dict(runs=None), dict(artifact={}), dict(resolution="360x480"),
-    dict(warnings=["drift"]), *(dict(runs=[{"seconds": seconds, "back_to_back_seconds": 0.0, "environment": {}}])
-                                for seconds in ([], [0.01, "x"], [0.0], [float("nan")], None))])
+    dict(warnings=["drift"]), dict(protocol="own"), dict(protocol="paper-amortised", runs=one_run([0.01])),
+    *(dict(runs=one_run(seconds)) for seconds in ([], [0.01, "x"], [0.0], [float("nan")], None))])
 def test_what_is_no_result_is_one_line(tmp_path, damage):
     with pytest.raises(RtsegError, match="b.json is (damaged|not a result file)"):
         compared(tmp_path, result(*series(0)), result(*series(1), **damage))
