@@ -4,13 +4,13 @@ from rich.text import Text
 
 
 def findings_lines(facts, findings):
-    """Renderables; facts, findings: of doctor.examine."""
+    """Renderables, what is to be mended first; facts, findings: of doctor.examine."""
     warnings = sum(finding.severity == "warning" for finding in findings)
     name = facts["model"] or facts["gpu"].get("name") or facts["cpu"] or "this machine"
     yield f"{name}: {warnings} warning{'s' * (warnings != 1)}, {len(findings) - warnings} note{'s' * (len(findings) - warnings != 1)}"
     if findings:
         table = Table.grid(padding=(0, 2))
-        for finding in findings:
+        for finding in sorted(findings, key=lambda finding: finding.severity != "warning"):
             table.add_row(Text(finding.severity, "yellow" if finding.severity == "warning" else ""), Text(finding.what, "bold"))
             table.add_row("", Text(finding.why))
             table.add_row("", Text(f"→ {finding.fix}"))

@@ -99,7 +99,7 @@ def rows(lines):
     t (seconds of that machine's time.perf_counter), sm_mhz, memory_mhz, sm_max_mhz, temperature_c, power_w, throttled_by, gpu_load_percent,
     energy_j (of the GPU, from some moment on), other_processes (on the GPU), and of the whole machine cpu_load_percent, others_cpu_percent (other processes
     than the timed one), steal_percent (other machines on the same host), all since the row before; cpu_mhz (of the fastest), cpu_temperature_c,
-    cpu_energy_j, load; sampler_percent (of one processor, what sampling took). On a Jetson power_w is what the whole board takes.
+    cpu_energy_j, load; sampler_percent (of one processor, what the sampler itself took). On a Jetson power_w is what the whole board takes.
     """
     found, told, last = [], {}, None
     for line in lines:

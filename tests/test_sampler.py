@@ -105,10 +105,10 @@ def test_this_machine(python, tmp_path):
     assert finished(process) == b""
     rows = rows_of(out)
     assert began < rows[0]["t"] < rows[-1]["t"] < time.perf_counter() and all(row["load"] >= 0 for row in rows)
-    assert [a["t"] < b["t"] for a, b in zip(rows, rows[1:])] and len(rows) >= 6
-    shares = [(row["cpu_load_percent"], row["others_cpu_percent"]) for row in rows[1:] if "others_cpu_percent" in row]
-    mine = sum(load - others for load, others in shares) / 100 * (rows[-1]["t"] - rows[0]["t"]) / len(shares) * os.cpu_count()
-    assert mine == pytest.approx(0.6, abs=0.25) and all(0 <= others <= 100 for _, others in shares)
+    assert all(a["t"] < b["t"] for a, b in zip(rows, rows[1:])) and len(rows) >= 6
+    mine = sum((row["cpu_load_percent"] - row["others_cpu_percent"]) / 100 * (row["t"] - before["t"]) * os.cpu_count()
+               for before, row in zip(rows, rows[1:]) if "others_cpu_percent" in row)
+    assert mine == pytest.approx(0.6, abs=0.25) and all(0 <= row.get("others_cpu_percent", 0) <= 100 for row in rows)
 
 
 def test_without_a_gpu_it_is_slow_and_costs_nearly_nothing(python, tmp_path):
@@ -120,7 +120,7 @@ def test_without_a_gpu_it_is_slow_and_costs_nearly_nothing(python, tmp_path):
         pytest.skip("a GPU is here")
     finished(process)
     rows = rows_of(out)
-    assert 0.3 < rows[2]["t"] - rows[1]["t"] < 0.9
+    assert rows[2]["t"] - rows[1]["t"] > 0.3
     assert sum(row["sampler_percent"] for row in rows[1:4]) / 3 < 0.5
 
 
@@ -177,7 +177,7 @@ def test_what_it_started_ends_with_it(python, tmp_path):
 # ---- where it cannot
 
 
-@pytest.mark.parametrize("arguments", [[], ["x", "out"], ["1", "no/such/folder/out"], ["1", "out", "fast"]])
+@pytest.mark.parametrize("arguments", [[], ["x", "out"], ["1", "no/such/folder/out"], ["1", "out", "fast"], ["1", "out", "0"]])
 def test_it_never_prints(python, tmp_path, arguments):
     done = subprocess.run([python, SAMPLER, *arguments], cwd=tmp_path, input=b"", capture_output=True)
     assert done.stdout == done.stderr == b""
@@ -196,7 +196,8 @@ def test_nvml_that_does_not_work_is_left_out(python, tmp_path, module):
 
 def test_nvml(python, tmp_path):
     (tmp_path / "pynvml.py").write_text(PYNVML)
-    rows = sampled(python, tmp_path, FAST, "0000:02:00.0", modules=tmp_path)
+    rows = sampled(python, tmp_path, "", "0000:02:00.0", modules=tmp_path)
+    assert 0.08 < rows[1]["t"] - rows[0]["t"]        # ten a second: where there is a GPU
     wanted = {"sm_mhz": 1545, "memory_mhz": 7000, "sm_max_mhz": 2100, "temperature_c": 61, "power_w": 212.37, "gpu_load_percent": 43,
               "throttled_by": ["power cap", "temperature (software)"], "other_processes": 2}
     assert all({name: row[name] for name in wanted} == wanted for row in rows)

@@ -1,4 +1,4 @@
-"""Samples a machine while something is timed on it:  python3 sampler.py PID OUT.jsonl [HZ [BUS]]
+"""Samples a machine while something is timed on it:  python3 sampler.py PID OUT.jsonl [HZ [BUS]]      HZ may be ""
 
 One file for every device: Python 3.6 and the standard library; pynvml where it is. It appends a line that says what it reads, and then, HZ
 times a second (10 where there is a GPU, else 2) and once more at the end, a line of what was read: of the GPU on PCI bus BUS (the first one
@@ -38,9 +38,9 @@ def main(argv):
     out = os.open(argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     sys.excepthook = lambda kind, error, trace: write(out, {"fault": "%s: %s" % (kind.__name__, error)})
     yield_to_others()
-    pid, bus = int(argv[0]), argv[3] if len(argv) > 3 else ""
+    pid, asked, bus = int(argv[0]), *(argv[2:] + ["", ""])[:2]
     gpu = nvml(bus)
-    hz = float(argv[2]) if len(argv) > 2 else HZ_GPU if gpu or shutil.which("nvidia-smi") or shutil.which("tegrastats") else HZ_CPU
+    hz = float(asked) if asked else HZ_GPU if gpu or shutil.which("nvidia-smi") or shutil.which("tegrastats") else HZ_CPU
     said = None if gpu else Said(commands(bus, hz))
     try:
         opened, described = sources(said is not None and said.name == "tegrastats")
