@@ -60,7 +60,7 @@ def device_of(artifact, environment):
         return facts.target(artifact.target).device
     gpu = environment.get("gpu")
     said = f"{gpu.get('name', '') if isinstance(gpu, dict) else ''} {environment.get('cpu') or ''}".replace("(R)", "")
-    return next((device for name, device in facts.devices().items() if re.search(rf"\b{re.escape(name)}(?! ?(Ti|D|Super|NVL))\b", said)), None)
+    return next((device for name, device in facts.devices().items() if re.search(rf"\b{re.escape(name)}(?! ?(Ti|D|Super|NVL|Laptop))\b", said)), None)
 
 
 def graph_of(path, artifact, backend, own, tell):
@@ -137,7 +137,7 @@ def rate(count, seconds):
 def remarks(profile):
     """Lines under the table."""
     products = sum(bool(row["MACs"]) for row in profile.rows)
-    yield (f"{len(profile.rows)} layers take {profile.layers_ms} ms together, {products} of them are convolutions or products; a step takes {profile.step_ms} ms without the profiler, "
-           "which costs time of its own")
+    yield f"{len(profile.rows)} layers, {products} of them convolutions or products, take {profile.layers_ms} ms"
+    yield f"a step without the profiler takes {profile.step_ms} ms: it costs time of its own"
     yield (f"limit: the optimistic end of `rtseg-deploy estimate` for {profile.device}" if profile.device
            else "no data sheet of this device is at hand, so there is no limit: rates are what was reached")

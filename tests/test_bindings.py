@@ -7,12 +7,13 @@ Names may share their ends (precision lies in set_precision), so a text that end
 import ast
 import importlib.util
 import zipfile
+from pathlib import Path
 
 import pytest
 from conftest import downloaded
 from test_runner import RUNNER, api
 
-from rtseg_deploy.device import runner
+from rtseg_deploy.device import layers, runner
 
 WHEELS = [  # what the table says of a version, and the wheels that it is held against
     ("8.6", "tensorrt-bindings==8.6.1", "3.8"), ("10.13", "tensorrt-cu12-bindings==10.13.3.9", "3.11"), ("10.13", "tensorrt-cu12-bindings==10.*", "3.11"),
@@ -63,9 +64,10 @@ KNOWN = set(api.API) | {name.partition(".")[0] for name in api.API}
 
 
 def test_every_name_that_the_runner_uses_is_in_the_table():
-    names = used(RUNNER.read_text())
+    names = used(RUNNER.read_text()) | used(Path(layers.__file__).read_text())
     assert names - KNOWN == set()
     assert {"Builder.build_serialized_network", "TacticSource.CUDNN", "BuilderFlag.OBEY_PRECISION_CONSTRAINTS", "ILayer.set_output_type", "LayerType.CAST",
+            "IExecutionContext.profiler", "IProfiler",
             "IExecutionContext.execute_async_v2", "IExecutionContext.execute_async_v3", "ITimingCache.serialize", "ITensor.is_shape_tensor",
             "PreviewFeature.DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805", "Runtime.deserialize_cuda_engine", "ParserError.desc"} <= names
     assert len(names) > 70

@@ -48,6 +48,8 @@ API = {
     "TensorIOMode.OUTPUT": "8.6 10.13 11.1 rtx",
     "ICudaEngine.create_execution_context": "8.2 8.6 10.13 11.1 rtx",
     "IExecutionContext.execute_v2": "8.2 8.6 10.13 11.1 rtx",
+    "IProfiler.report_layer_time": "8.2 8.6 10.13 11.1 rtx",
+    "IExecutionContext.profiler": "8.2 8.6 10.13 11.1 rtx",
     # what 8.6 brought
     "IBuilderConfig.builder_optimization_level": "8.6 10.13 11.1 rtx",
     "IBuilderConfig.hardware_compatibility_level": "8.6 10.13 11.1 rtx",

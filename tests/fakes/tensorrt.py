@@ -352,7 +352,7 @@ class ICudaEngine:
     num_io_tensors = num_bindings = property(lambda self: len(self._state["plan"]["tensors"]))
 
     def create_execution_context(self):
-        return new(self._trt.IExecutionContext, plan=self._state["plan"], places={})
+        return new(self._trt.IExecutionContext, plan=self._state["plan"], places={}, profiler=None)
 
     def get_tensor_name(self, index):
         return self._state["plan"]["tensors"][index][0]
@@ -382,20 +382,23 @@ class ICudaEngine:
 
 
 class IExecutionContext:
-    """Runs an engine: its labels are the largest channel of its image."""
+    """Runs an engine: its labels are the largest channel of its image. A profiler is told that each layer takes as long as the others."""
+    profiler = setting("profiler", "IProfiler")
+
     def set_tensor_address(self, name, memory):
         self._state["places"][name] = memory
         return True
 
     def execute_async_v3(self, stream_handle):
-        return enqueued(self._state["plan"], self._state["places"], stream_handle)
+        return enqueued(self._state, self._state["places"], stream_handle)
 
     def execute_async_v2(self, bindings, stream_handle):
-        return enqueued(self._state["plan"], {row[0]: place for row, place in zip(self._state["plan"]["tensors"], bindings)}, stream_handle)
+        return enqueued(self._state, {row[0]: place for row, place in zip(self._state["plan"]["tensors"], bindings)}, stream_handle)
 
 
-def enqueued(plan, places, stream_handle):
+def enqueued(state, places, stream_handle):
     """False where the real one would not run: memory or a stream that is not there."""
+    plan = state["plan"]
     if not stream_handle or any(places.get(row[0]) not in DRIVER.memory for row in plan["tensors"]):
         return False
 
@@ -405,7 +408,14 @@ def enqueued(plan, places, stream_handle):
         broken = float("nan") if arrays[1].dtype.kind == "f" else 0
         arrays[1][...] = broken if plan["broken"] else arrays[0].argmax(1) if arrays[1].ndim == 3 else arrays[0]
     DRIVER.work(plan["seconds"], effect)
+    for name, _ in plan["layers"] if state["profiler"] else []:
+        state["profiler"].report_layer_time(name, 1e3 * plan["seconds"] / len(plan["layers"]))
     return True
+
+
+class IProfiler:
+    def __init__(self):
+        self._state = {}
 
 
 class EngineInspector:
@@ -425,7 +435,7 @@ class EngineInspector:
 
 BEHAVIOUR = {kind.__name__: kind for kind in (
     ILogger, Logger, Builder, IBuilderConfig, INetworkDefinition, ILayer, ITensor, IHostMemory, OnnxParser, ParserError, Runtime,
-    ICudaEngine, EngineInspector, IExecutionContext, ITimingCache)}
+    ICudaEngine, EngineInspector, IExecutionContext, ITimingCache, IProfiler)}
 
 if __name__ == "tensorrt":
     install(__name__)
