@@ -107,7 +107,7 @@ def time_steps(job, session):
     if job.get("cuda_graph"):
         refuse(not on_gpu, "%s has no CUDA graphs" % job["backend"], "time it without")
         session.capture()
-    sampler = job.get("sampled") and subprocess.Popen([sys.executable, "sampler.py", str(os.getpid()), job["sampled"], gpu().get("bus", "")],
+    sampler = job.get("sampled") and subprocess.Popen([sys.executable, "sampler.py", str(os.getpid()), job["sampled"], "", gpu().get("bus", "")],
                                                       stdin=subprocess.PIPE, stdout=open(job["sampled"], "wb"))     # it is there whatever becomes of that
     warmup, steady = warm_up(session.step, job.get("warmup_limit", WARMUP_SECONDS_LIMIT))
     report(job, stage="timing", expected_s=(3 if on_gpu else 1) * steps * median(warmup))
