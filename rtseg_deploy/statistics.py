@@ -1,7 +1,7 @@
 """What samples of time say, nothing removed: of one process or of several, in milliseconds and frames per second.
 
 One process. Its N samples depend on each other, so that an interval comes from blocks of them, of
-    l = max(ceil(N^(1/3)), min(N / 10, ceil(12 tau)))
+    l = max(ceil(N^(1/3)), min(N / 10, ceil(24 tau)))
 samples in a row; tau = 1 + 2 sum of rho_k, the autocorrelations until the first below 2 / sqrt(N), of the series clipped at 5 MAD, is how many
 samples are worth one. With S_j the means of all N - l + 1 blocks about the series' mean m,
     se^2 = sum of S_j^2 l / ((N - l + 1) (N - l))                              overlapping batch means (Meketon and Schmeiser, WSC 1984)
@@ -112,7 +112,7 @@ def worth(series):
 def block(samples):
     """The number of samples in a block."""
     count = len(samples)
-    return max(ceil(count ** (1 / 3)), min(count // 10, ceil(12 * worth(clipped(samples)))))
+    return max(ceil(count ** (1 / 3)), min(count // 10, ceil(24 * worth(clipped(samples)))))
 
 
 # ---- percentiles
