@@ -116,8 +116,18 @@ def sound(action, result):
     if not has(result, ANSWERS.get(action, {})):
         return False
     gpu = result["probe"].get("gpu") if action == "probe" else result.get("gpu", {"error": ""})
-    seconds = result.get("seconds", [1])
-    return (has(gpu, {"error": str}) or has(gpu, GPU)) and seconds != [] and all(isinstance(one, (int, float)) and 0 < one < math.inf for one in seconds)
+    return (has(gpu, {"error": str}) or has(gpu, GPU)) and (action != "time" or timed(result))
+
+
+def timed(result):
+    """Whether every time that it tells is one, and every list of them of the steps has one for each."""
+    stages = result.get("stages", {})
+    if not isinstance(stages, dict):
+        return False
+    steps = [result["seconds"], *stages.values(), *(result[name] for name in ("device_seconds", "enqueue_seconds") if name in result)]
+    single = [result["empty_seconds"], result["ended"] - result["began"], result.get("back_to_back_seconds", 1)]
+    return all(isinstance(one, list) and len(one) == len(steps[0]) > 0 for one in steps) and all(
+        isinstance(one, (int, float)) and 0 <= one < math.inf for one in sum(steps, [*single, *result["warmup_seconds"]])) and min(steps[0]) > 0
 
 
 def cpus():

@@ -68,7 +68,8 @@ def test_it_is_run_without_network_and_filed(brought_back, tmp_path):
     assert engine.kind == "engine" and engine.checks["built"]["runtime"] == "tensorrt_rtx" and engine.checks["run_on_device"] is False
     (figure,) = (tmp_path / "results").iterdir()
     figure = json.loads(figure.read_text())
-    assert figure["iterations"] == 20 and figure["environment"]["on"] == "a bundle" and figure["environment"]["python"].startswith("3.8")
+    there = figure["runs"][0]["environment"]
+    assert figure["iterations"] == 20 and there["on"] == "a bundle" and there["python"].startswith("3.8") and figure["runs"][0]["telemetry"]
 
 
 def test_it_goes_on_where_it_was(packed, old_python, tmp_path):

@@ -212,12 +212,15 @@ def test_nodes_that_compute_with_floats(artifact):
 @pytest.mark.parametrize("action, change", [
     ("probe", {"probe": []}), ("probe", {"probe": {}}), ("probe", {"probe": {"gpu": {"name": "x"}}}), ("time", {"seconds": []}),
     ("time", {"seconds": [0.1, "1"]}), ("time", {"seconds": [float("inf")]}), ("time", {"seconds": {}}), ("time", {"minor_faults": None}),
+    ("time", {"device_seconds": [0.1, 0.2]}), ("time", {"stages": {"network": "0.1"}}), ("time", {"stages": []}), ("time", {"ended": 0.5}),
+    ("time", {"back_to_back_seconds": "1"}), ("time", {"warmup_seconds": [-1]}), ("time", {"seconds": [0.0]}), ("time", {"warmup_converged": 1}),
     ("infer", {"environment": None}),
     ("build", {"bytes": "6"}), ("build", {"layers": {}}), ("build", {"layers": {**LAYERS, "fp16": "all"}}), ("build", {"gpu": {"name": 1}}),
     ("build", {"version": 8}),
 ])
 def test_an_answer_that_is_none_is_told(action, change):
-    good = {"ok": True, "probe": {"gpu": TX2}, "environment": {}, "seconds": [0.1], "warmup_seconds": [], "minor_faults": 0, "layers": LAYERS, "bytes": 6,
+    good = {"ok": True, "probe": {"gpu": TX2}, "environment": {}, "seconds": [0.1], "warmup_seconds": [], "minor_faults": 0, "warmup_converged": True,
+            "empty_seconds": 1e-7, "began": 1, "ended": 2, "layers": LAYERS, "bytes": 6,
             "build_seconds": 1, "messages": [], "runtime": "tensorrt", "version": "8.2", "gpu": NO_GPU}
 
     class Place:
