@@ -161,9 +161,9 @@ the greatest; the ratio is that of one round, its median and middle half. To be 
 
 {markdown_table(table)}
 
-What differs by construction: `Timer` divides blocks of {BLOCK} calls and reads no clock between them, and uses one thread unless told otherwise. `benchmark_app` takes
-random values of its own for input; with `-api sync` it copies each result, a millisecond or more at full-size logits, so it is run with one
-asynchronous request, and without `-infer_precision f32` it computes in BF16 where the CPU can. `onnxruntime_perf_test` is in no wheel.
+What differs by construction: `Timer` divides blocks of {BLOCK} calls and reads no clock between them, and uses one thread unless told otherwise.
+`benchmark_app` takes random values of its own for input; with `-api sync` it copies each result, a millisecond or more at full-size logits, so it is
+run with one asynchronous request, and without `-infer_precision f32` it computes in BF16 where the CPU can. `onnxruntime_perf_test` is in no wheel.
 
 A round of separate processes cannot tell 3 % on a machine that others use: read the middle halves, and run it again when it is quiet.
 """
