@@ -17,7 +17,7 @@ FORMATS = ("markdown", "csv", "json", "html")
 OURS = "ours: "                     # what begins a line of ours that is one reason: it is said under the table
 MANY = 10                           # columns of a table, and the width of one where there are so many
 CLOCKS = {"each": "each step waited for", "together": "FPS and mean of all steps under one bracket; median and p99 of steps waited for one by one"}
-RIGHT = ("N", "FPS", "FPS, one bracket", "mean ms", "median ms", "p99 ms")
+RIGHT = ("N", "FPS", "FPS, one bracket", "ms", "mean ms", "median ms", "p99 ms")
 
 
 def frames(value):
@@ -79,9 +79,9 @@ def table_of(figures):
 def compared(row):
     """A row of beside.compared as a row of texts."""
     limit = {who: f"{row[f'{who}percent']:.3g} %" if f"{who}percent" in row else "" for who in ("", "our_")}
-    found = {"": str(row["number"]), "figure": f"{row['network']} {row['resolution']}", "on": row["device"],
-             "paper": f"{row['printed']:g} {row['unit']}", "of its limit": limit[""], "ours on": row["our_device"], "backend": row["backend"],
-             "FPS": frames(row["our_fps"]), "ms": ms(row["our_ms"]), "of our limit": limit["our_"], "expected ms": "", "which says": row["says"]}
+    found = {"": str(row["number"]), "figure": f"{row['network']} {row['resolution']}", "paper": f"{row['printed']:g} {row['unit']}, {row['device']}",
+             "of its limit": limit[""], "ours": f"{row['backend']}, {row['our_device']}", "FPS": frames(row["our_fps"]), "ms": ms(row["our_ms"]),
+             "of our limit": limit["our_"], "expected ms": "", "which says": row["says"]}
     if "ratio" in row:
         ends = "" if row["ratio_low"] is None else f" ({row['ratio_low']:.3f} to {row['ratio_high']:.3f})"
         found["which says"] = f"{row['ratio']:.3f}{ends} of the paper's FPS: {row['says']}"
@@ -138,7 +138,7 @@ def printed(part):
 
 
 def drawn(rows):
-    table = Table(*(Column(name, justify="right" if name in RIGHT else "left") for name in rows[0]), box=SIMPLE_HEAD)
+    table = Table(*(Column(name, justify="right" if name in RIGHT else "left", overflow="fold") for name in rows[0]), box=SIMPLE_HEAD)
     for row in rows:
         table.add_row(*(Text(text, "yellow" if text == "unstable" else "") for text in row.values()))
     return table

@@ -53,13 +53,15 @@ def test_a_folder_is_read_once_and_what_is_foreign_is_a_line_each(folder, tmp_pa
              "infinite.json": json.dumps({**good, "statistics": {**good["statistics"], "mean_ms": math.inf}})}
     for name, text in wrong.items():
         (tmp_path / name).write_text(text)
-    (tmp_path / "good.json").write_text(json.dumps(good))
+    for name in ("good.json", "twice.json"):
+        (tmp_path / name).write_text(json.dumps(good))
     said = []
     assert len(results.read([tmp_path, tmp_path / "good.json"], said.append)) == 1
     assert [line.partition(".json")[0].rpartition("/")[2] for line in said] == sorted(name[:-5] for name in wrong)
     assert all(line.startswith("left out: ") and "\n" not in line for line in said)
     assert "it has no protocol" in " ".join(said) and "is of format 2" in " ".join(said)
-    (tmp_path / "good.json").unlink()
+    for name in ("good.json", "twice.json"):
+        (tmp_path / name).unlink()
     with pytest.raises(RtsegError, match="no result of bench"):
         results.read([tmp_path], said.append)
 
@@ -297,7 +299,7 @@ def test_the_same_device_is_a_ratio_with_an_interval(tmp_path):
     assert row["ratio"] == pytest.approx(row["our_fps"] / 108.8) and row["says"] == "same card, other software"
     assert "expected_ms" not in row and not any("nothing passes" in line for line in part["said"])
     (row,), _ = compared(tmp_path / "each", "sgcpnet", "III", one=synthetic.result(resolution=(1024, 2048), gpu=True, iterations=60, ms=9.0))
-    assert row["ratio_low"] < row["ratio"] < row["ratio_high"] and row["ratio_low"] == pytest.approx(row["our_fps_low"] / 103.7)
+    assert row["ratio_low"] < row["ratio"] < row["ratio_high"] and row["says"] == "same card, other software" and row["ratio_low"] == pytest.approx(row["our_fps_low"] / 103.7)
 
 
 @pytest.mark.parametrize("said, name", [
@@ -317,6 +319,11 @@ def test_a_device_that_is_not_known_has_no_limit_and_no_bracket(tmp_path):
     (row,), part = compared(tmp_path, "sgcpnet", "V", one=synthetic.result(iterations=40))
     assert not {"ratio", "expected_ms", "our_limit_ms"} & set(row) and row["says"] == ""
     assert any(line.startswith("AMD EPYC 7B13: its peaks are not known here") for line in part["said"])
+
+
+def test_of_the_same_processor_too_only_the_software_is_another(tmp_path):
+    (row,), _ = compared(tmp_path, "sgcpnet", "V", one=synthetic.result(iterations=40, ms=140, machine="Intel(R) Xeon(R) Silver 4210 CPU @ 2.20GHz"))
+    assert row["says"] == "same processor, other software" and row["ratio"] == pytest.approx(151 / row["our_ms"]) and row["our_percent"] < 100
 
 
 def test_a_limit_is_of_the_device_that_measured(tmp_path):
