@@ -234,8 +234,7 @@ def papers(tell=lambda step, done: None):
 def paper_row(figure, tell):
     how = facts.timed(figure.paper, figure.table)
     tell(f"counting {figure.network} at {size(figure.input)}", None)
-    resized = how["output"] == "logits" and figure.resolution != figure.input
-    layers = of_figure(figure.network, figure.resolution if resized else figure.input, how["output"], int(how["classes"]), figure.input if resized else None)
+    layers = layers_of_figure(figure)
     device = facts.devices()[figure.device]
     best = milliseconds(optimistic(layers, device, "fp32"))
     worst = milliseconds(pessimistic(layers, device, facts.overheads()[device.name].launch_us))
@@ -244,6 +243,13 @@ def paper_row(figure, tell):
     return {"figure": f"{figure.paper} {figure.table.removeprefix('Table ')}", "network": f"{figure.network} {size(figure.input)}", "device": figure.device,
             "software": how["software"], "measured ms": three(measured), "optimistic ms": three(best), "pessimistic ms": three(worst), "verdict": verdict,
             "notes": list(reasons(figure, verdict))}
+
+
+def layers_of_figure(figure):
+    """Layers of what a paper timed."""
+    how = facts.timed(figure.paper, figure.table)
+    resized = how["output"] == "logits" and figure.resolution != figure.input
+    return of_figure(figure.network, figure.resolution if resized else figure.input, how["output"], int(how["classes"]), figure.input if resized else None)
 
 
 @cache

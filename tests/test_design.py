@@ -13,7 +13,7 @@ PACKAGE = ROOT / "rtseg_deploy"
 # a module imports only from layers above its own
 LAYERS = [
     {"errors", "device.runner", "device.steps", "device.parser", "device.sampler", "device.look", "device.frames", "device.layers"},
-    {"files", "telemetry", "statistics"},
+    {"files", "telemetry", "svg", "statistics"},
     {"records", "facts"},
     {"graphs", "tables"},
     {"rules"},
@@ -28,10 +28,11 @@ LAYERS = [
     {"conditions"},
     {"doctor"},
     {"repairs"},
-    {"export", "adopt", "fix", "build", "bench", "predict", "verify", "deploy_config", "dataflow", "compare"},
+    {"export", "adopt", "fix", "build", "bench", "predict", "verify", "deploy_config", "dataflow", "results", "compare"},
     {"bundle", "collect"},
     {"measure", "matrix", "report", "remedies", "estimate", "verdicts"},
-    {"demo", "campaign", "profile"},
+    {"demo", "campaign", "profile", "plots", "beside"},
+    {"summary", "page"},
     {"terminal"},
     {"cli"},
 ]
