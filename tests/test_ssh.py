@@ -84,7 +84,8 @@ def test_probe(server, run, version):
 def test_bench_there(server, run, artifact, tmp_path, old_python):
     out, err = run("bench", artifact, "-n", 20, "--on", server.url(old_python), "-o", tmp_path, "--json", status=None)
     (row,) = json.loads(out)
-    assert row["iterations"] == 20 and row["environment"]["python"].startswith("3.8") and row["environment"]["on"] == "127.0.0.1"
+    there = row["runs"][0]["environment"]
+    assert row["iterations"] == 20 and there["python"].startswith("3.8") and there["on"] == "127.0.0.1"
     assert "127.0.0.1: warming up" in err and "127.0.0.1: timing" in err
     assert server.left() == ["cache/rtseg-deploy/busy"]
 
