@@ -5,16 +5,17 @@ A bundle has run.sh, steps.py, runner.py, the files that the jobs read by their 
 import io
 import json
 import re
+import shutil
 import tarfile
 import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import backends, bench, build, facts, files, launch, ondevice
+from . import backends, bench, build, facts, files, launch, measure, ondevice, plans
 from .device import runner, steps
 from .errors import RtsegError
-from .records import FORMAT, read_artifact
+from .records import FORMAT, read_artifact, sidecar, size
 
 RUN = '#!/bin/sh\n# Runs every job here, and packs the results: sh run.sh, or PYTHON=/path/of/python3 sh run.sh\n' \
       'exec "${PYTHON:-python3}" "$(dirname "$0")/steps.py"\n'
@@ -28,29 +29,66 @@ class Step:
     about: dict                     # what is to be known when its result comes back
 
 
-def bundle(paths, goal, target_name=None, fp16=False, names=(), iterations=1000, tell=launch.quiet):
-    """Pack the jobs of some ONNX artifacts: an engine for the target, its labels and its speed; and the speed on each backend named.
+@dataclass(frozen=True)
+class Subject:
+    """An ONNX artifact, and how it is to be timed."""
+    path: Path
+    ask: bench.Ask
+    precision: str = ""             # of its engine; "" the artifact's own
 
-    Returns the names of the jobs. Raises RtsegError.
+
+def bundle(paths, goal, target_name=None, fp16=False, names=(), iterations=None, tell=launch.quiet):
+    """Pack the jobs of some ONNX artifacts and plans: an engine for the target, its labels and its speed; and the speed on each backend named.
+
+    iterations: a plan's own, or 1000, if not given. Returns the names of the jobs. Raises RtsegError.
     """
     if not (target_name or names):
         raise RtsegError("a bundle without --target and --backend has nothing to do", "name the device: --target jetson-tx2")
     target = facts.target(target_name) if target_name else None
-    refuse_same_names(list(map(Path, paths)), Path(goal))
     with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+        subjects = [subject for path in map(Path, paths)
+                    for subject in (of_plan(path, target, iterations, Path(folder), tell) if path.suffix == ".toml" else
+                                    [Subject(path, bench.Ask(iterations=iterations or 1000))])]
+        refuse_same_names([subject.path for subject in subjects], Path(goal))
         found = []
-        for path in map(Path, paths):
-            artifact = read_artifact(path)
+        for subject in subjects:
+            artifact = read_artifact(subject.path)
             if artifact.kind != "onnx":
-                raise RtsegError(f"{path} is an engine, which is good for one device alone", "pack the ONNX file that it was made from")
+                raise RtsegError(f"{subject.path} is an engine, which is good for one device alone", "pack the ONNX file that it was made from")
             if target:
-                for precision in dict.fromkeys([artifact.precision, "fp16" if fp16 else artifact.precision]):
-                    found += engine_steps(path, artifact, target, precision, iterations, Path(folder), tell)
+                for precision in dict.fromkeys([subject.precision or artifact.precision, "fp16" if fp16 else subject.precision or artifact.precision]):
+                    found += engine_steps(subject, artifact, target, precision, Path(folder), tell)
             for backend in backends.chosen(artifact, names) if names else []:
                 if backend not in runner.SESSIONS:
                     raise RtsegError(f"backend {backend} cannot go into a bundle", f"those that can: {', '.join(runner.SESSIONS)}")
-                found.append(timed(path, artifact, backend, iterations))
+                found.append(timed(subject, artifact, backend))
         return pack(found, goal, tell)
+
+
+def of_plan(path, target, iterations, folder, tell):
+    """A Subject for each row of a plan that is not of a processor alone: exported for the target, as the row says."""
+    found = []
+    for number, row in enumerate(plans.read(path).rows, 1):
+        device = facts.devices().get(row.device)
+        if target and device and not device.compute_capability:
+            continue
+        ask = bench.Ask(protocol=row.protocol, iterations=iterations or row.iterations, figure=row.figure)
+        if row.artifact:
+            found.append(Subject(Path(row.artifact), ask))
+            continue
+        goal = folder / f"{number:02}-{Path(row.subject).stem}-{size(row.exported)}-{row.precision}.onnx"
+        how = {"output": row.output, "classes": row.classes, "network_input": row.reduced, "target": target and target.name}
+
+        def keep(made, ask, tell, goal=goal):
+            shutil.copyfile(made, goal)
+            shutil.copyfile(sidecar(made), sidecar(goal))
+            return []
+
+        measure.measure(row.subject, [row.exported], ask, how={name: value for name, value in how.items() if value}, tell=tell, work=keep)
+        found.append(Subject(goal, ask, row.precision))
+    if not found:
+        raise RtsegError(f"{path} has only rows of processors", "time them there: --backend onnxruntime-cpu without --target")
+    return found
 
 
 def refuse_same_names(paths, goal):
@@ -63,8 +101,9 @@ def refuse_same_names(paths, goal):
             raise RtsegError(f"the engines of {other} and {path} would have the same name", "rename one, and its sidecar, or make two bundles")
 
 
-def engine_steps(path, artifact, target, precision, iterations, folder, tell):
+def engine_steps(subject, artifact, target, precision, folder, tell):
     """An engine is built, asked for the labels of the proof's pictures, and timed."""
+    path = subject.path
     plan = build.planned(path, artifact, target, precision, build.runtime_of(target), folder / f"{path.stem}.{precision}.onnx", tell)
     stem = f"{path.stem}-{precision}"
     built = Step(f"{stem}-build", plan.job, {"file": str(path), "artifact": artifact.to_json(), "target": target.name, "precision": precision,
@@ -74,15 +113,17 @@ def engine_steps(path, artifact, target, precision, iterations, folder, tell):
     expected = {f"expected-{number}.npy": launch.saved(labels) for number, labels in enumerate(ondevice.expected(path, arrays).values())}
     labels = launch.on_backend("infer", path, engine, plan.runtime, list(arrays.values()))
     labels = replace(labels, files={**labels.files, **expected, "network.engine": built.title}, results=(*labels.results, *expected))
-    speed = timed(path, engine, plan.runtime, iterations)
+    speed = timed(subject, engine, plan.runtime)
     return [built, Step(f"{stem}-labels", labels, {"pictures": list(arrays)}),
             replace(speed, job=replace(speed.job, files={**speed.job.files, "network.engine": built.title}))]
 
 
-def timed(path, artifact, backend, iterations):
-    array, fed = bench.picture(artifact)
-    job = bench.timing(path, artifact, backend, array, iterations, bench.Ask())
-    return Step(f"{path.stem}-{artifact.precision}-{backend}", job, {"file": str(path), "artifact": artifact.to_json(), "backend": backend, "input": fed})
+def timed(subject, artifact, backend):
+    path, ask = subject.path, subject.ask
+    array, fed = bench.picture(artifact, frame=facts.protocol(ask.protocol).frame)
+    job = bench.timing(path, artifact, backend, array, ask.iterations, ask)
+    return Step(f"{path.stem}-{artifact.precision}-{backend}", job, {"file": path.name, "artifact": artifact.to_json(), "backend": backend, "input": fed,
+                                                                     "protocol": ask.protocol, "figure": ask.figure})
 
 
 def pack(found, goal, tell):

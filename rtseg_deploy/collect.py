@@ -23,7 +23,7 @@ AGAIN = "run the bundle again and take its results.tar.gz"
 # of a row of bundle.json, and what more it has for each action
 ROW = {"name": str, "action": str, "files": dict, "results": list}
 ROWS = {"build": {"file": str, "artifact": dict, "target": str, "precision": str, "proven": dict}, "infer": {"pictures": list},
-        "time": {"file": str, "artifact": dict, "backend": str, "input": str}}
+        "time": {"file": str, "artifact": dict, "backend": str, "input": str, "protocol": str, "figure": str}}
 
 
 def collect(archive, engines="engines", results="results", tell=lambda step, done: None):
@@ -104,6 +104,8 @@ def read(folder):
             raise RtsegError(f"{row['name']} is no job of a bundle, or its result is none", AGAIN)
         if "target" in ROWS[row["action"]]:
             facts.target(row["target"])
+        if "protocol" in ROWS[row["action"]]:
+            facts.protocol(row["protocol"])
         jobs[row["name"]] = {**job, "artifact": from_json(row["artifact"], row["name"])} if "artifact" in ROWS[row["action"]] else job
     return jobs
 
@@ -136,7 +138,8 @@ def filed(job, jobs, engines, results):
         return engine(job, jobs, engines)
     if job["action"] == "infer":
         return Filed(job["name"], True, "compared")
-    figure = bench.figure(job["artifact"], job["file"], job["backend"], job["input"], [bench.run_of(result, job["folder"])], "a bundle")
+    figure = bench.figure(job["artifact"], job["file"], job["backend"], job["input"], [bench.run_of(result, job["folder"])], "a bundle",
+                          job["protocol"], of=job["figure"])
     path = bench.write(figure, results)
     return Filed(job["name"], True, str(path))
 

@@ -59,12 +59,12 @@ def deploy_config(engine, server, folder, as_json):
 
 
 @cli.command()
-@click.argument("models", metavar="MODEL.onnx...", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+@click.argument("models", metavar="MODEL.onnx|PLAN...", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
 @click.option("-o", "--output-file", "goal", required=True, type=click.Path(dir_okay=False), help="The archive, such as tx2.tar.gz.")
 @click.option("--target", help="The device: an engine is built there, its labels are taken, and it is timed.")
 @click.option("--fp16", is_flag=True, help="An FP16 engine as well.")
 @click.option("--backend", "backends", multiple=True, help="Time the ONNX files there too, such as with onnxruntime-cpu; repeat for several.")
-@click.option("-n", "--iterations", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="The papers state 500 to 5000.")
+@click.option("-n", "--iterations", type=click.IntRange(1, 100_000), help="The plan's own, or 1000, if not given.")
 @as_json
 def bundle(models, goal, target, fp16, backends, iterations, as_json):
     """Pack jobs for a machine without network: there unpack it and type `sh run.sh`; here `collect` files what comes back.
@@ -72,6 +72,7 @@ def bundle(models, goal, target, fp16, backends, iterations, as_json):
     \b
     Example:
       rtseg-deploy bundle net.onnx --target jetson-tx2 --fp16 -o tx2.tar.gz
+      rtseg-deploy bundle engines/bisenetv2-figure-10.toml --target jetson-tx2 -o tx2.tar.gz
     """
     from ..bundle import bundle as pack
 
