@@ -221,6 +221,14 @@ def test_what_differs_between_figures_is_said_of_each(tmp_path):
     assert "BatchNorm" not in found["conditions"]["shared"] and "cpu" not in found["conditions"]["each"][0]
 
 
+def test_a_gpu_is_said_part_by_part_and_no_environment_twice(tmp_path):
+    value = synthetic.result(iterations=9, gpu=True)
+    value["runs"][0]["environment"] = {**synthetic.GPU, "environment": synthetic.GPU, "messages": ["one", "two"], "l4t": None}
+    (one,) = summary.summary(written(tmp_path, a=value))["conditions"]["each"]
+    assert one["gpu name"] == "NVIDIA GeForce GTX 1080 Ti" and one["gpu driver"] == "535.129.03" and one["messages"] == "one, two"
+    assert not any(name.startswith("environment") or name == "l4t" for name in one)
+
+
 def test_what_was_sampled_is_said_with_its_unit(tmp_path):
     (one,) = summary.summary(written(tmp_path, a=synthetic.result(iterations=200, ms=50, gpu=True, throttled=True)))["conditions"]["each"]
     assert one["GPU clock, MHz"].startswith("13") and one["GPU clock, MHz"].endswith("1582") and one["throttled by"] == "temperature (software)"
