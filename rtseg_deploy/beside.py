@@ -147,7 +147,8 @@ def against(result, figure, theirs, best, layers):
     found = {} if limit is None else {"our_limit_ms": limit, "our_percent": 100 * limit / ours}
     if result.device.name == figure.device:
         low, high = (end and end * theirs / 1e3 for end in (result.statistics.get("fps_low"), result.statistics.get("fps_high")))
-        return {**found, "ratio": theirs / ours, "ratio_low": low, "ratio_high": high, "says": f"same {'card' if result.device.compute_capability else 'processor'}, other software", "notes": notes}
+        same = "card" if result.device.compute_capability else "processor"
+        return {**found, "ratio": theirs / ours, "ratio_low": low, "ratio_high": high, "says": f"same {same}, other software", "notes": notes}
     return {**found, **expected(figure, result, theirs, best, ours, layers), "notes": notes}
 
 

@@ -228,6 +228,7 @@ def pictures(summary, results):
 
 
 def points(one):
-    """Of a paper's figure of speed against accuracy: the paper's and ours, with the looks of their labels."""
-    return ([(point["method"], point["miou"], point["fps"], "label" if point["own"] else "label quiet") for point in one["theirs"]],
+    """Of a paper's figure of speed against accuracy: the paper's, its own first, and ours, with the looks of their labels."""
+    theirs = sorted(one["theirs"], key=lambda point: not point["own"])
+    return ([(point["method"], point["miou"], point["fps"], "label" if point["own"] else "label quiet") for point in theirs],
             [(f"#{point['number']}", point["miou"], point["fps"], "label ours") for point in one["ours"]])

@@ -8,7 +8,7 @@ from .results import SENSORS, number
 
 COUNTERS = ("t", "throttled_by", "energy_j", "cpu_energy_j")     # of telemetry: what is no value of its moment
 STATISTICS = ("fps", "fps_low", "fps_high", "mean_ms", "median_ms", "p90_ms", "p99_ms", "p99_bound_ms", "energy_j")
-BESIDES = ("time", "load", "boundary")      # of an environment: what differs from process to process, or is said elsewhere
+BESIDES = ("time", "load", "boundary", "environment")      # of an environment: what differs from process to process, or is said elsewhere
 
 
 def summary(results, paper=None, table=None, tell=lambda step, done: None):
