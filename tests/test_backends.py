@@ -2,8 +2,8 @@
 import ctypes
 import sys
 import types
+from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -217,16 +217,17 @@ def test_torch_on_a_gpu_computes_fp32(opened, faked):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_is_told(artifact, tmp_path):
     with pytest.raises(RtsegError, match="PyTorch finds no GPU"):
-        bench.bench(artifact, ["torch-cuda"], 5, results=tmp_path)
+        bench.bench(artifact, bench.Ask(("torch-cuda",), iterations=5, results=tmp_path))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that PyTorch can use")
 @pytest.mark.parametrize("graph", [False, True])
 def test_on_a_real_gpu(artifact, tmp_path, graph):
-    done = bench.bench(Path(artifact), ["torch-eager", "torch-cuda"], 100, results=tmp_path, cuda_graph=False)
+    ask = bench.Ask(("torch-eager", "torch-cuda"), iterations=100, results=tmp_path)
+    done = bench.bench(artifact, ask)
     if graph:
-        done = done[:1] + bench.bench(Path(artifact), ["torch-cuda"], 100, results=tmp_path, cuda_graph=True)
+        done = done[:1] + bench.bench(artifact, replace(ask, backends=("torch-cuda",), cuda_graph=True))
     figure = done[1][1]
-    assert len(figure.device_seconds) == 100 and figure.back_to_back_seconds > 0
+    assert len(figure.runs[0].device_seconds) == 100 and figure.runs[0].back_to_back_seconds > 0
     assert graph or figure.same_labels["torch-eager"] > 0.999
