@@ -30,6 +30,7 @@ class Ask:
     decode: bool = False            # the image's file is decoded within the clock
     threads: int | None = None
     cuda_graph: bool = False
+    bn: str = ""                    # folded or kept, where PyTorch is timed; the protocol's if not given
     portrait: bool = False          # an image that is higher than wide is meant
     warmup_limit: float = 30.0      # seconds
     place: object = None
@@ -188,7 +189,7 @@ def timing(path, artifact, backend, array, iterations, ask):
     stages = {"frame": frame, "input": artifact.input, "output": artifact.output, "enlarge": artifact.enlarge, "size": list(artifact.resolution),
               **artifact.normalisation} if frame else None
     return launch.on_backend("time", path, artifact, backend, [array], ask.threads, ask.own, iterations=iterations, cuda_graph=ask.cuda_graph,
-                             warmup_limit=ask.warmup_limit, stages=stages, bn=facts.protocol(ask.protocol).bn)
+                             warmup_limit=ask.warmup_limit, stages=stages, bn=ask.bn or facts.protocol(ask.protocol).bn)
 
 
 def refuse_other(path, artifact, protocol, ask):

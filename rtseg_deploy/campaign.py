@@ -83,7 +83,7 @@ def timed(row, names, ask, folder, tell):
 
 def once(row, ask, tell):
     """[(result file, Benchmark)] of a row."""
-    ask = replace(ask, protocol=row.protocol, iterations=ask.iterations or row.iterations, figure=row.figure, portrait=True)
+    ask = replace(ask, protocol=row.protocol, iterations=ask.iterations or row.iterations, figure=row.figure, bn=row.bn or "", portrait=True)
     if row.artifact:
         return bench.bench(row.artifact, ask, tell)
     how = {"precision": row.precision, "output": row.output, "classes": row.classes, "network_input": row.reduced}

@@ -96,6 +96,13 @@ def milliseconds(value):
     return f"{value:.2f}" if value >= 0.1 else f"{value:.4f}"
 
 
+def protocol_rows(protocols):
+    """Rows of plain values; protocols: facts.Protocol."""
+    return [{"protocol": one.name, "inside the clock": one.boundary, "clock": CLOCKS[one.clock], "N": one.iterations, "input": one.input or "any",
+             "output": one.output or "any", "precision": one.precision or "any", "BatchNorm": one.bn or "any", "what": one.about, "source": one.source}
+            for one in protocols]
+
+
 def plan_rows(outcomes):
     """Rows of plain values; outcomes: campaign.Outcome."""
     rows = []

@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -60,6 +61,7 @@ def test_the_readmes_commands_run(tmp_path):
     """In order, in one folder, as someone would who follows it; the figures are taken with fewer iterations."""
     (tmp_path / "weights.pth").write_bytes(demo.CHECKPOINT.read_bytes())
     (tmp_path / "street.png").write_bytes(demo.images.STREET.read_bytes())
+    shutil.copytree(ROOT / "engines", tmp_path / "engines", ignore=lambda folder, names: [name for name in names if not name.endswith(".toml")])
     (tmp_path / "mypackage").mkdir()
     (tmp_path / "mypackage/net.py").write_text("from torch import nn\ndef build():\n    return nn.Conv2d(3, 7, 3, 2, 1)\n")
     torch.onnx.export(torch.nn.Conv2d(3, 7, 3, 2, 1), (torch.zeros(1, 3, 64, 96),), tmp_path / "theirs.onnx", dynamo=False)
@@ -70,7 +72,7 @@ def test_the_readmes_commands_run(tmp_path):
         if "--on" in words:     # needs that device: what is typed is checked against the help above
             continue
         if words[0] in ("bench", "demo"):
-            words += ["-n", "20"]
+            words += ["-n", "20", *(["--warmup", "0.5"] if words[0] == "bench" else [])]
         result = subprocess.run([sys.executable, "-m", "rtseg_deploy", *words], cwd=tmp_path, capture_output=True, text=True,
                                 env={**os.environ, "PYTHONPATH": str(ROOT)})
         assert result.returncode in ((0, 3) if words[0] == "bench" else (0,)), line + result.stderr

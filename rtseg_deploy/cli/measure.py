@@ -6,7 +6,7 @@ import click
 
 from ..errors import need
 from ..terminal import Size, progress, show, warn
-from .group import UNSTABLE, as_json, cli, need_export, on
+from .group import UNSTABLE, as_json, as_markdown, cli, need_export, on
 
 
 @cli.command()
@@ -65,6 +65,23 @@ def bench(subject, resolutions, protocol, paper, iterations, backends, dialect, 
         from ..report import bench_table, remarks
         show(bench_table(done), *remarks(done))
     sys.exit(UNSTABLE if any(benchmark.warnings for _, benchmark in done) else 0)
+
+
+@cli.command()
+@as_markdown
+@as_json
+def protocols(markdown, as_json):
+    """List the ways of timing: what is inside the clock, how often, and whose way it is.
+
+    \b
+    Example:
+      rtseg-deploy protocols
+    """
+    from .. import facts
+    from ..report import protocol_rows
+    from .make import print_rows
+
+    print_rows(protocol_rows(facts.protocols().values()), markdown, as_json)
 
 
 def bench_layers(subject, resolutions, ask, dialect, as_json):
