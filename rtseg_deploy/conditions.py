@@ -3,7 +3,7 @@
 predicate(facts): the values that the row's texts name, None where it does not hold. What is not known is never held against a machine.
 """
 from .facts import machines as known
-from .telemetry import number
+from .telemetry import SLOWED, number
 
 IDLE_CLOCK = 0.5                    # a GPU whose clock is below this share of its highest is not held there: -lgc holds it also when idle
 IDLE_LOAD = 5                       # percent: a GPU that does more is not idle, and its clock says nothing
@@ -14,7 +14,6 @@ NEAR_LIMIT = 10                     # degrees
 LOW_MEMORY, PAGED_OUT = 0.1, 64     # share of it; MiB
 CLOCK_TOLERANCE = 1.005             # drivers differ by a MHz
 VOLTA = 7.0
-SLOWER = {"power cap", "hardware slowdown", "temperature (software)", "temperature (hardware)", "power brake"}      # of telemetry.REASONS
 CHANGES = {"CUDA_LAUNCH_BLOCKING": "1", "CUDA_DEVICE_MAX_CONNECTIONS": "", "NVIDIA_TF32_OVERRIDE": "1", "OMP_NUM_THREADS": "", "MKL_NUM_THREADS": "",
            "OPENBLAS_NUM_THREADS": "", "KMP_AFFINITY": "", "GOMP_CPU_AFFINITY": "", "LD_PRELOAD": "", "MALLOC_CHECK_": "", "MALLOC_PERTURB_": "",
            "PYTHONMALLOC": ""}              # the value that does harm, "" for any
@@ -141,7 +140,7 @@ def gpu_ecc(facts):
 
 
 def gpu_throttled(facts):
-    reasons = [reason for reason in facts["telemetry"].get("throttled_by", []) if reason in SLOWER]
+    reasons = [reason for reason in facts["telemetry"].get("throttled_by", []) if reason in SLOWED]
     return {"reasons": ", ".join(reasons)} if reasons else None
 
 

@@ -16,7 +16,6 @@ SPREAD_LIMIT = 0.10                 # interquartile range / median, as torch.uti
 TWO_SPEEDS = 1.5                    # median / minimum; 1.05 to 1.15 on a quiet machine
 SPIKE_LIMIT = 0.02                  # share of the time above the third quartile + 3 interquartile ranges
 PROCESSES_LIMIT = 0.05              # range of the processes' means / mean
-SLOWED = {telemetry.REASONS[bit] for bit in (0x4, 0x8, 0x20, 0x40, 0x80)}      # power, temperature and the hardware; other bits are settings
 CHOSEN = telemetry.REASONS[0x2]     # somebody set the clock lower
 CLOCK_LIMIT, STEADY_LIMIT = 0.75, 0.95      # of the highest clock there is (as nvbench), of the run's highest
 OTHERS_LIMIT = 0.05                 # of a processor, beyond those that are free. Planted on 2: with others on 1 to 1.4, 5.5 ms took 18 to 40
@@ -110,7 +109,7 @@ def not_converged(run):
 
 
 def throttled(run):
-    reasons = sorted(SLOWED & {reason for row in run["gpu"] for reason in row.get("throttled_by", ())})
+    reasons = sorted(telemetry.SLOWED & {reason for row in run["gpu"] for reason in row.get("throttled_by", ())})
     if reasons:
         return f"the device slowed down: {', '.join(reasons)}"
     slow = [(row["sm_mhz"], row["sm_max_mhz"]) for row in run["gpu"]
@@ -159,7 +158,7 @@ def input_in_cache(run):
     """A repeated input that stays in the L2 of a GPU: a camera's image does not."""
     gpu = run.get("environment", {}).get("gpu") or {}
     name = gpu.get("name", "") if isinstance(gpu, dict) else gpu
-    device = next((one for one in facts.devices().values() if one.compute_capability and name.endswith(one.name)), None)
+    device = facts.device_called(name)
     hot = run["on_gpu"] and device and 0 < run["input_bytes"] < 2 * device.l2_mib * 2**20
     return hot and f"hot: the input, {run['input_bytes'] / 2**20:.1f} MiB and the same each time, can stay in the {device.l2_mib:g} MiB of L2"
 

@@ -59,8 +59,7 @@ def device_of(artifact, environment):
     if artifact.target:
         return facts.target(artifact.target).device
     gpu = environment.get("gpu")
-    said = f"{gpu.get('name', '') if isinstance(gpu, dict) else ''} {environment.get('cpu') or ''}".replace("(R)", "")
-    return next((device for name, device in facts.devices().items() if re.search(rf"\b{re.escape(name)}(?! ?(Ti|D|Super|NVL|Laptop))\b", said)), None)
+    return facts.device_called(gpu.get("name") if isinstance(gpu, dict) else None, environment.get("cpu"))
 
 
 def graph_of(path, artifact, backend, own, tell):

@@ -83,8 +83,7 @@ class Result:
     @cached_property
     def device(self):
         """Its facts.Device; None where the facts have no such device."""
-        said = [self.machine, *[str(self.runs[0]["environment"].get("model"))] * bool(self.runs[0]["device_seconds"])]
-        return next((device for name, device in facts.devices().items() for text in said if spelt(name) in spelt(text)), None)
+        return facts.device_called(self.machine, *[str(self.runs[0]["environment"].get("model"))] * bool(self.runs[0]["device_seconds"]))
 
     @property
     def back_to_back_fps(self):
@@ -114,11 +113,6 @@ class Result:
 
 def mean(values):
     return math.fsum(values) / len(values)
-
-
-def spelt(name):
-    """A device's name as words between spaces, without marks: so that TITAN X is not found in TITAN Xp."""
-    return f" {' '.join(name.replace('(R)', ' ').replace('(TM)', ' ').replace(' CPU', ' ').split()).lower()} "
 
 
 def read(paths, warn):

@@ -17,6 +17,7 @@ SAMPLED = ("sm_mhz", "memory_mhz", "sm_max_mhz", "temperature_c", "power_w", "gp
 # bits of NVML's clocks event reasons; 1 is that the GPU has nothing to do
 REASONS = {0x2: "application clocks", 0x4: "power cap", 0x8: "hardware slowdown", 0x10: "sync boost", 0x20: "temperature (software)",
            0x40: "temperature (hardware)", 0x80: "power brake", 0x100: "display clock"}
+SLOWED = {REASONS[bit] for bit in (0x4, 0x8, 0x20, 0x40, 0x80)}      # by power, temperature or the hardware; the others are settings
 
 
 def read(probed):

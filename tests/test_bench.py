@@ -110,6 +110,11 @@ def test_a_result_file_holds_samples_conditions_and_statistics(figures, artifact
         assert result["status"] == ("unstable" if figure.warnings else "stable")
 
 
+def test_where_a_step_is_waited_for_one_bracket_says_the_same(figures):
+    run = figures[0][1].runs[0]
+    assert run.back_to_back_seconds == pytest.approx(sum(run.seconds), rel=0.05) and run.back_to_back_seconds >= sum(run.seconds)
+
+
 def test_the_machine_is_watched_while_it_times(figures):
     rows = figures[0][1].runs[0].telemetry
     assert rows and {"t", "cpu_load_percent"} <= {name for row in rows for name in row}

@@ -50,6 +50,13 @@ def devices():
     return {row["name"]: Device(**{column: value(column, text) for column, text in row.items()}) for row in rows("devices.csv")}
 
 
+def device_called(*texts):
+    """The Device whose name is in what a machine says of itself; None where none is. Not where it goes on as another one's: a Ti, a D, a Super."""
+    said = " ".join(filter(None, texts)).replace("(R)", "").replace("(TM)", "")
+    longer = r"(?! ?(?:Ti|D|Super|NVL|Laptop)\b)(?!\w)"
+    return next((device for name, device in devices().items() if re.search(rf"\b{re.escape(name)}{longer}", said, re.IGNORECASE)), None)
+
+
 @dataclass(frozen=True)
 class Target:
     """A device and the TensorRT that engines are built with for it."""
