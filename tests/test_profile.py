@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import run
 from test_runner import VERSIONS, fake, runtime
 
 from rtseg_deploy import backends, bench, dataflow, facts, launch, profile, report
@@ -38,6 +39,14 @@ class InThisProcess:
         finally:
             os.chdir(before)
         (folder / "result.json").write_text(json.dumps({**found, "ok": True, "environment": session.facts()}))
+
+
+def test_the_command_shows_the_layers_of_each_backend(artifact):
+    out, _ = run("bench", artifact, "--profile", "--backend", "onnxruntime-cpu", "--backend", "torch-eager", "--threads", 1, "--json")
+    first, second = json.loads(out)
+    assert (first["backend"], second["backend"]) == ("onnxruntime-cpu", "torch-eager")
+    assert all(sum(row["MACs"] or 0 for row in found["rows"]) > 1e6 and found["step_ms"] > 0 for found in (first, second))
+    assert "layers take" in run("bench", artifact, "--profile", "--threads", 1)[0]
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime-cpu", "torch-eager", "openvino"])
