@@ -54,14 +54,18 @@ def texts(figure):
 
 
 def grouped(summary):
-    """(what is inside the clock, as a title; the figures that were timed so) for each protocol and boundary."""
+    """(what is inside the clock, as a title; notes that all have; the figures that were timed so, with their own) for each protocol and boundary."""
     figures = {figure["number"]: figure for figure in summary["figures"]}
     for group in summary["groups"]:
-        yield f"{group['protocol']}: {group['boundary']}; {CLOCKS[group['clock']]}", [figures[number] for number in group["numbers"]]
+        members = [figures[number] for number in group["numbers"]]
+        common = [note for note in members[0]["notes"] if all(note in one["notes"] for one in members)] if len(members) > 1 else []
+        own = [{**one, "notes": [note for note in one["notes"] if note not in common]} for one in members]
+        yield f"{group['protocol']}: {group['boundary']}; {CLOCKS[group['clock']]}", common, own
 
 
-def remarks(figures):
-    """What makes a figure doubtful, and what limits its meaning."""
+def remarks(common, figures):
+    """What limits the meaning of all figures, what makes one doubtful, and what limits its own."""
+    yield from (f"all: note: {note}" for note in common)
     for figure in figures:
         yield from (f"{figure['number']}: {figure['status']}: {warning}" for warning in figure["warnings"])
         yield from (f"{figure['number']}: note: {note}" for note in figure["notes"])
@@ -109,9 +113,9 @@ def title_of(part):
 
 def terminal(summary):
     """What is printed: a table for each protocol and boundary, then the papers'."""
-    for title, figures in grouped(summary):
+    for title, common, figures in grouped(summary):
         yield Group(Text(title), drawn(table_of(figures)))
-        yield from remarks(figures)
+        yield from remarks(common, figures)
     for part in summary["papers"]:
         yield Group("", Text(title_of(part)))
         yield printed(part)
@@ -162,8 +166,8 @@ def write(summary, folder, formats=FORMATS):
 
 def markdown(summary):
     parts = ["# Speed report"]
-    for title, figures in grouped(summary):
-        parts += [f"## {title}", markdown_table(table_of(figures)), bullets(remarks(figures))]
+    for title, common, figures in grouped(summary):
+        parts += [f"## {title}", markdown_table(table_of(figures)), bullets(remarks(common, figures))]
     for part in summary["papers"]:
         parts += [f"## {title_of(part)}", markdown_lines(part["headings"], part["rows"]), bullets(part["footnotes"])]
         parts += [measured(part) and markdown_table(compared_rows(part)), bullets(part["said"])]

@@ -210,7 +210,7 @@ def test_one_bracket_is_not_called_a_mean_of_steps(tmp_path):
     amortised, each = written(tmp_path, a=synthetic.result(iterations=50, gpu=True, protocol="paper-amortised"), b=synthetic.result(iterations=50, gpu=True))
     assert (amortised.clock, each.clock) == ("together", "each") and amortised.ms == pytest.approx(amortised.statistics["mean_ms"])
     assert amortised.ms < amortised.statistics["median_ms"]
-    titles = [title for title, _ in page.grouped(summary.summary([amortised, each]))]
+    titles = [title for title, *_ in page.grouped(summary.summary([amortised, each]))]
     assert titles[0].endswith("FPS and mean of all steps under one bracket; median and p99 of steps waited for one by one")
     assert titles[1].endswith("each step waited for")
 
@@ -312,7 +312,7 @@ def test_the_same_device_is_a_ratio_with_an_interval(tmp_path):
 
 @pytest.mark.parametrize("said, name", [
     ("NVIDIA GeForce GTX 1080 Ti", "GTX 1080 Ti"), ("NVIDIA TITAN Xp", "TITAN Xp"), ("NVIDIA GeForce GTX TITAN X", "GTX TITAN X"),
-    ("NVIDIA TITAN X (Pascal)", None), ("NVIDIA GeForce GTX 1080", None), ("NVIDIA H200 NVL", "H200"), ("NVIDIA GeForce RTX 2080 Ti", "RTX 2080 Ti")])
+    ("NVIDIA TITAN X (Pascal)", None), ("NVIDIA GeForce GTX 1080", None), ("NVIDIA H200 NVL", None), ("NVIDIA H200", "H200"), ("NVIDIA GeForce RTX 2080 Ti", "RTX 2080 Ti")])
 def test_a_device_is_known_by_its_whole_name(said, name, tmp_path):
     (result,) = written(tmp_path, one=synthetic.result(iterations=4, gpu=True, machine=said))
     assert (result.device and result.device.name) == name
