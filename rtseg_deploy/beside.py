@@ -55,9 +55,9 @@ def needs(device):
 
 
 def short(result, figure):
-    """Ours, in the unit that the paper prints, of what, and the number of the figure that it is."""
+    """Ours, in the unit that the paper prints, of what, the number of the figure that it is, and whether that is to be believed."""
     value = f"{result.statistics['fps']:,.1f}" if figure.fps else milliseconds(result.ms)
-    return f"{value} {result.value['backend']} #{result.value['number']}"
+    return f"{value} {result.value['backend']} #{result.value['number']}{'' if result.value['status'] == 'stable' else ', ' + result.value['status']}"
 
 
 def whose(results):
