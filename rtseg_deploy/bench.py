@@ -208,7 +208,8 @@ def refuse_other(path, artifact, protocol, ask):
     if ask.decode and not (protocol.frame == "pixels" and ask.image):
         raise RtsegError("--decode times the decoding of an image file", "add --protocol end-to-end --image FILE")
     if protocol.frame == "pixels" and artifact.output == "native" and not artifact.enlarge:
-        raise RtsegError(f"nothing says how {path}'s logits are enlarged", "adopt or export it with logits at the image's size")
+        raise RtsegError(f"nothing says how the logits of {path} are enlarged to the image's size",
+                         "export its checkpoint instead, or enlarge them in the file that is adopted")
 
 
 def run_of(result, folder=None):

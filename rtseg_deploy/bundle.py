@@ -34,6 +34,7 @@ class Subject:
     """An ONNX artifact, and how it is to be timed."""
     path: Path
     ask: bench.Ask
+    file: str                       # what it is called where its results are filed
     precision: str = ""             # of its engine; "" the artifact's own
 
 
@@ -48,7 +49,7 @@ def bundle(paths, goal, target_name=None, fp16=False, names=(), iterations=None,
     with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
         subjects = [subject for path in map(Path, paths)
                     for subject in (of_plan(path, target, iterations, Path(folder), tell) if path.suffix == ".toml" else
-                                    [Subject(path, bench.Ask(iterations=iterations or 1000))])]
+                                    [Subject(path, bench.Ask(iterations=iterations or 1000), str(path))])]
         refuse_same_names([subject.path for subject in subjects], Path(goal))
         found = []
         for subject in subjects:
@@ -74,7 +75,7 @@ def of_plan(path, target, iterations, folder, tell):
             continue
         ask = bench.Ask(protocol=row.protocol, iterations=iterations or row.iterations, figure=row.figure)
         if row.artifact:
-            found.append(Subject(Path(row.artifact), ask))
+            found.append(Subject(Path(row.artifact), ask, row.artifact))
             continue
         goal = folder / f"{number:02}-{Path(row.subject).stem}-{size(row.exported)}-{row.precision}.onnx"
         how = {"output": row.output, "classes": row.classes, "network_input": row.reduced, "target": target and target.name}
@@ -85,7 +86,7 @@ def of_plan(path, target, iterations, folder, tell):
             return []
 
         measure.measure(row.subject, [row.exported], ask, how={name: value for name, value in how.items() if value}, tell=tell, work=keep)
-        found.append(Subject(goal, ask, row.precision))
+        found.append(Subject(goal, ask, goal.name, row.precision))
     if not found:
         raise RtsegError(f"{path} has only rows of processors", "time them there: --backend onnxruntime-cpu without --target")
     return found
@@ -106,7 +107,7 @@ def engine_steps(subject, artifact, target, precision, folder, tell):
     path = subject.path
     plan = build.planned(path, artifact, target, precision, build.runtime_of(target), folder / f"{path.stem}.{precision}.onnx", tell)
     stem = f"{path.stem}-{precision}"
-    built = Step(f"{stem}-build", plan.job, {"file": str(path), "artifact": artifact.to_json(), "target": target.name, "precision": precision,
+    built = Step(f"{stem}-build", plan.job, {"file": subject.file, "artifact": artifact.to_json(), "target": target.name, "precision": precision,
                                              "proven": plan.proven})
     engine = replace(artifact, kind="engine", precision=precision, target=target.name, versions={**artifact.versions, plan.runtime: ""})
     arrays = ondevice.pictures(artifact)
@@ -122,7 +123,7 @@ def timed(subject, artifact, backend):
     path, ask = subject.path, subject.ask
     array, fed = bench.picture(artifact, frame=facts.protocol(ask.protocol).frame)
     job = bench.timing(path, artifact, backend, array, ask.iterations, ask)
-    return Step(f"{path.stem}-{artifact.precision}-{backend}", job, {"file": path.name, "artifact": artifact.to_json(), "backend": backend, "input": fed,
+    return Step(f"{path.stem}-{artifact.precision}-{backend}", job, {"file": subject.file, "artifact": artifact.to_json(), "backend": backend, "input": fed,
                                                                      "protocol": ask.protocol, "figure": ask.figure})
 
 

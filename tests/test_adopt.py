@@ -379,8 +379,8 @@ def test_the_commands_take_it(tiny, tmp_path, goal, end):
     run("predict", goal, images.STREET, "-o", tmp_path / "pictures")
     assert len(list((tmp_path / "pictures").iterdir())) == 2
     run("bench", goal, "-n", "3", "--backend", "null", "-o", tmp_path / "results")
-    (_, figure), = bench.bench(goal, ["onnxruntime-cpu"], 3, results=tmp_path / "results")
-    assert figure.artifact["dialect"] == "adopted" and len(figure.seconds) == 3
+    (_, figure), = bench.bench(goal, bench.Ask(iterations=3, threads=1, warmup_limit=0.2, results=tmp_path / "results"))
+    assert figure.artifact["dialect"] == "adopted" and len(figure.runs[0].seconds) == 3
     out, _ = run("build-engine", goal, "--target", "rtx-2080ti", "-o", tmp_path / "engines", "--json")
     assert json.loads(out)["parent"] == {"file": str(goal), "sha256": files.sha256(goal)}
     if end is enlarged:
