@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run
+from conftest import ROOT, run
 from remote import python
 
 from rtseg_deploy import bundle, collect, launch, ondevice, records
@@ -441,6 +441,29 @@ def test_odd_names_of_files_go_there_and_back(artifact, tmp_path):
     assert len(name) < 70 and "1 of 1 jobs are good" in run_there(folder, sys.executable).stdout
     (row,) = collect.collect(folder / "results.tar.gz", tmp_path / "engines", tmp_path / "results")
     assert row.ok and json.loads(Path(row.what).read_text())["file"] == str(odd)
+
+
+def test_a_plan_goes_there_row_by_row_and_comes_back_as_its_figures(tmp_path):
+    (tmp_path / "mine.toml").write_text("""
+protocol = "paper-bisenetv2"
+iterations = 7
+row = [
+    { network = "bisenetv2", resolution = "64x128", input = "32x64", classes = 7 },
+    { network = "bisenetv2", resolution = "64x128", input = "32x64", classes = 7, protocol = "paper-amortised" },
+]
+""")
+    names = bundle.bundle([tmp_path / "mine.toml"], tmp_path / "b.tar.gz", names=["onnxruntime-cpu"])
+    folder = unpacked(tmp_path / "b.tar.gz", tmp_path)
+    assert len(names) == 2 and "2 of 2 jobs are good" in run_there(folder, sys.executable).stdout
+    filed = collect.collect(folder / "results.tar.gz", tmp_path / "engines", tmp_path / "results")
+    first, second = (json.loads(Path(one.what).read_text()) for one in filed)
+    assert (first["protocol"], second["protocol"]) == ("paper-bisenetv2", "paper-amortised") and first["iterations"] == 7
+    assert first["artifact"]["network_input"] == [32, 64] and first["artifact"]["classes"] == 7 and first["file"] == "01-bisenetv2-64x128-fp32.onnx"
+
+
+def test_a_plan_of_processors_has_nothing_for_a_gpu(tmp_path):
+    with pytest.raises(RtsegError, match="has only rows of processors"):
+        bundle.bundle([ROOT / "engines/sgcpnet-table-5.toml"], tmp_path / "b.tar.gz", "jetson-tx2")
 
 
 def test_nothing_of_this_machine_is_in_a_bundle(artifact, tmp_path, tmp_path_factory):

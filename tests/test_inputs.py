@@ -81,7 +81,8 @@ def test_every_command_takes_such_an_artifact(trained, tmp_path):
     export(trained, path, RESOLUTION, input="rgb8")
     run("predict", path, images.STREET, "-o", tmp_path)
     assert (tmp_path / "street.overlay.png").exists()
-    out, _ = run("bench", path, "-n", 4, "--warmup", 0.2, "--backend", "onnxruntime-cpu", "--backend", "torch-eager", "-o", tmp_path / "results", "--json", status=None)
+    out, _ = run("bench", path, "-n", 4, "--warmup", 0.2, "--backend", "onnxruntime-cpu", "--backend", "torch-eager", "-o", tmp_path / "results", "--json",
+                 status=None)
     for figure in json.loads(out):
         assert "rgb8 input" in figure["boundary"]
         assert all(share > 0.999 for share in figure["same_labels"].values())

@@ -312,7 +312,8 @@ def test_the_same_device_is_a_ratio_with_an_interval(tmp_path):
 
 @pytest.mark.parametrize("said, name", [
     ("NVIDIA GeForce GTX 1080 Ti", "GTX 1080 Ti"), ("NVIDIA TITAN Xp", "TITAN Xp"), ("NVIDIA GeForce GTX TITAN X", "GTX TITAN X"),
-    ("NVIDIA TITAN X (Pascal)", None), ("NVIDIA GeForce GTX 1080", None), ("NVIDIA H200 NVL", None), ("NVIDIA H200", "H200"), ("NVIDIA GeForce RTX 2080 Ti", "RTX 2080 Ti")])
+    ("NVIDIA TITAN X (Pascal)", None), ("NVIDIA GeForce GTX 1080", None), ("NVIDIA H200 NVL", None), ("NVIDIA H200", "H200"),
+    ("NVIDIA GeForce RTX 2080 Ti", "RTX 2080 Ti")])
 def test_a_device_is_known_by_its_whole_name(said, name, tmp_path):
     (result,) = written(tmp_path, one=synthetic.result(iterations=4, gpu=True, machine=said))
     assert (result.device and result.device.name) == name
