@@ -43,7 +43,7 @@ def bench(subject, resolutions, protocol, paper, iterations, backends, dialect, 
       rtseg-deploy bench net.onnx --backend onnxruntime-cpu --backend torch-eager -n 500
       rtseg-deploy bench bisenetv2 --resolution 512x1024 --resolution 1024x2048
       rtseg-deploy bench ddrnet-23-slim --resolution 1024x2048 --paper ddrnet --processes 5
-      rtseg-deploy bench net.onnx --protocol end-to-end --image street.png
+      rtseg-deploy bench weights.pth --resolution 360x480 --protocol end-to-end --image street.png
       rtseg-deploy bench engines/sgcpnet-table-5.toml --backend onnxruntime-cpu --backend openvino
       rtseg-deploy bench engines/jetson-tx2/net.fp16.engine --on ssh://nano@tx2
     """
