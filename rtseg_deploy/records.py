@@ -17,6 +17,7 @@ def size(resolution):
 
 INPUTS = ("normalised", "rgb8", "rgb8-nchw")
 OUTPUTS = ("logits", "labels", "native")
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Artifact:
     resolution: tuple               # (height, width) of input, and of output
     network_input: tuple            # (height, width) that the graph resizes the image to first
     enlarge: str                    # how native logits get to the image's size: bilinear, corners, nearest; "" where nobody says
-    precision: str                  # fp32, fp16
+    precision: str                  # fp32, fp16; int8: with Q/DQ pairs, the rest in FP32
     input: str                      # normalised: 1 x 3 x H x W float32; rgb8: H x W x 3 uint8; rgb8-nchw: 1 x 3 x H x W uint8
     output: str                     # logits: 1 x classes x H x W; labels: 1 x H x W; native: 1 x classes x h x w as the network gives it
     normalisation: dict             # mean, std: of RGB / 255; of an rgb8 input it is in the graph
@@ -61,7 +62,7 @@ def from_json(value, where):
     value = {name: tuple(value[name]) if isinstance(value[name], list) else value[name] for name in wanted}
     sound = all(type(value[name]) is kind for name, kind in wanted.items()) and len(value["resolution"]) == len(value["network_input"]) == 2
     sound = sound and all(type(side) is int and side > 0 for side in (*value["resolution"], *value["network_input"], value["classes"], value["weights_bytes"]))
-    sound = sound and value["kind"] in ("onnx", "engine") and value["precision"] in ("fp32", "fp16") and value["output"] in OUTPUTS and value["input"] in INPUTS
+    sound = sound and value["kind"] in ("onnx", "engine") and value["precision"] in PRECISIONS and value["output"] in OUTPUTS and value["input"] in INPUTS
     sound = sound and re.fullmatch(r"[\w.-]+", value["model"]) and not value["model"].startswith(".")
     sound = sound and all(numbers(value["normalisation"].get(name)) for name in ("mean", "std")) and isinstance(value["checks"].get("parity"), dict)
     if not sound:

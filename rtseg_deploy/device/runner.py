@@ -2,7 +2,7 @@
 
 One file for every device: Python 3.6, the standard library, CUDA's driver, tensorrt or tensorrt_rtx; numpy where arrays are read, onnxruntime
 where it is asked for. It imports nothing else of rtseg-deploy, so it can be copied to a Jetson and run there by itself. A job has "action"
-(probe, build, load, infer, time; profile) and what that reads; a result has "ok", and a failure "error" and "fix". Exit status 0 or 1 says
+(probe, build, load, infer, time; profile, label) and what that reads; a result has "ok", and a failure "error" and "fix". Exit status 0 or 1 says
 the same; 4: whoever waited is gone. With "progress", lines of "@rtseg " and JSON on stdout tell how far it is. Modules for what goes beyond a
 bare network come with the job that asks for it. TensorRT's names are looked up before they are used: versions share few.
 """
@@ -30,7 +30,7 @@ SESSIONS = (*PROVIDERS, "tensorrt", "tensorrt_rtx")
 WARMUP_STEPS, WARMUP_SECONDS, WARMUP_SECONDS_LIMIT, WINDOW_STEPS, WINDOW_SECONDS = 50, 2.0, 30.0, 20, 0.25
 WARMUP_STEPS_LIMIT, STEADY = 100000, (0.05, 0.01, 0.05)     # reached only by what takes less than 20 us; by how much quartiles and median may differ
 TACTICS_STEPS, HOST_OF_DEVICE = 50, 0.95    # a host's clock that shows less than this share of the device's did not wait for it
-REPORT, CUDA = b"@rtseg ", "libcuda.so.1"   # begins a line that says how far the job is; the driver's own library, which needs no package
+REPORT, CUDA, BROUGHT = b"@rtseg ", "libcuda.so.1", {"profile": "layers", "label": "labelling"}    # begins a line that tells; the driver; comes with a job
 NOT_FINITE, BOUNDARY = "the network's output is not finite", "network, its %s input and its output in %s memory"
 INSTALL = {"tensorrt": "on a Jetson: sudo apt-get install python3-libnvinfer; elsewhere: pip install tensorrt", "tensorrt_rtx": "pip install tensorrt-rtx",
            "numpy": "pip install numpy; on a Jetson: sudo apt-get install python3-numpy", "onnxruntime": "pip install onnxruntime (CPU) or onnxruntime-gpu"}
@@ -59,13 +59,13 @@ def main(argv, open_session=None):
         threading.Thread(target=lambda: [list(iter(lambda: os.read(0, 1), b"")), os._exit(4)], daemon=True).start()
     sys.path.insert(0, os.getcwd())                 # a job brings the modules that it needs
     try:
-        given = [(open_session or own_session)(job)] if job["action"] in ("infer", "time", "profile") else []
-        actions = {"probe": probe, "build": build, "load": load, "infer": infer, "time": time_steps}
-        result = dict({"environment": environment()}, **(actions.get(job["action"]) or need("layers").profile)(job, *given), ok=True)
+        given = [(open_session or own_session)(job)] if job["action"] in ("infer", "time", *BROUGHT) else []
+        own = {"probe": probe, "build": build, "load": load, "infer": infer, "time": time_steps}.get(job["action"])
+        result = dict({"environment": environment()}, **(own or getattr(need(BROUGHT[job["action"]]), job["action"]))(job, *given), ok=True)
     except JobError as error:
         result = error.answer
-    except BrokenPipeError:     # nobody reads how far it is
-        os._exit(4)
+    except BrokenPipeError:
+        os._exit(4)             # nobody reads how far it is
     except Exception as error:  # the one place: whatever a driver, a parser or a disk throws must come home as a result
         where = getattr(error, "filename", None) or ("writing" if isinstance(error, OSError) else type(error).__name__)
         result = JobError("%s: %s" % (where, getattr(error, "strerror", None) or error)).answer
