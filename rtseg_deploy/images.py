@@ -2,9 +2,10 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 
 from . import files
+from .device import frames
 from .errors import RtsegError
 
 STREET = Path(__file__).with_name("samples") / "street.png"
@@ -27,15 +28,11 @@ def fed(pixels, kind, normalisation):
 def read(path):
     """H x W x 3 uint8 RGB, turned as the camera says. Raises RtsegError."""
     try:
-        with Image.open(path) as image:
-            raw = [str(tile[-1]) for tile in getattr(image, "tile", ())]  # of a colour PNG with 16 bits Pillow would read 8
-            if image.mode in ("I", "F") or image.mode.startswith("I;") or any(";16" in kind for kind in raw):
-                raise RtsegError(f"{path} has more than 8 bits a channel, which would be cut off", "convert it to 8 bits first")
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        return frames.opened(path)
+    except ValueError as error:
         raise RtsegError(f"{path} is not an image that can be read: {error}") from None
     except OSError as error:
-        raise RtsegError(f"{path}: {error.strerror or 'the image is truncated'}") from None
+        raise RtsegError(f"{path}: {error.strerror}") from None
 
 
 def resized(pixels, resolution):
