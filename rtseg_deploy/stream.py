@@ -42,8 +42,8 @@ def refuse_unknown_enlarging(path, artifact):
 def pictures(path, artifact, backend, paths, take, place=None, tell=launch.quiet, own=None):
     """Label image files; take(Labelled) gets each as it is made. Returns the workers' results. Raises RtsegError where one cannot be read."""
     results = []
-    for first, called, sources in parts(paths) if place else [(0, paths, {f"{n:06d}{Path(one).suffix}": Path(one) for n, one in enumerate(paths)})]:
-        given = {"files": list(sources), "called": list(map(str, called))}
+    for first, called, sources in parts(paths) if place else [(0, paths, {})]:
+        given = {"files": list(sources) or [str(Path(one).resolve()) for one in paths], "called": list(map(str, called))}
         job = asked(path, artifact, backend, given, own, None if place else HELD)
         made = (*(LABELS % number for number in range(len(called))), ROWS)
         job = replace(job, files={**job.files, **sources}, results=made)

@@ -34,6 +34,8 @@ LAYERS = [
     {"measure", "matrix", "report", "remedies", "estimate", "verdicts"},
     {"demo", "bundle", "campaign", "profile", "plots", "beside"},
     {"summary", "page"},
+    {"gallery"},
+    {"evaluate"},
     {"terminal"},
     {"cli"},
 ]
@@ -85,7 +87,7 @@ def test_the_measuring_half_imports_no_torch_and_no_onnx():
     for name in ("launch", "bench", "build", "predict", "images", "records", "files", "facts", "report", "backends", "device", "device.runner",
                  "ssh", "ondevice", "bundle", "collect", "precision", "verify", "deploy_config", "telemetry", "conditions", "doctor", "plans",
                  "tables", "facts.tables", "statistics", "doubts", "campaign", "measure",
-                 "device.layers", "profile", "stream", "device.labelling"):
+                 "device.layers", "profile", "stream", "device.labelling", "evaluate", "gallery"):
         path = PACKAGE / (name.replace(".", "/") + ".py")
         path = path if path.exists() else PACKAGE / name / "__init__.py"
         top = [node for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]

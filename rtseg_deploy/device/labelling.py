@@ -1,6 +1,7 @@
-"""Labels picture after picture: beside runner.py and frames.py, for its sessions; Python 3.6 and numpy, Pillow for encoded pictures, OpenCV for videos.
+"""Labels picture after picture: beside runner.py and frames.py, for its sessions; Python 3.6 and numpy. On the machine of the package also OpenCV, for
+videos, and encoded pictures; a device gets them decoded.
 
-job["pictures"] has "files", names in this folder (.npy: decoded already), and "called", what the user calls each; or "video", a path; or
+job["pictures"] has "files", .npy files in this folder or paths of encoded pictures, and "called", what the user calls each; or "video", a path; or
 "camera", its number; "limit": how many frames of it. Picture n leaves labels-NNNNNN.npy of its own size, a video or a camera frame-NNNNNN.npy too,
 and after that a line in rows.jsonl: "read", when it was begun to be read (time.monotonic), seconds to "decode" it, for which the network "waited" for
 it, and for which it was "held" until earlier results were taken; "seconds" of each stage; "rate" and "frames" as a video or a camera tells them.
@@ -121,19 +122,17 @@ def picture(files, called, number):
     if number >= len(files):
         return None
     begin = time.monotonic()
-    if files[number].endswith(".npy"):
-        pixels = numpy.load(files[number])
-    else:
-        pixels = opened(files[number], called[number])
+    pixels = numpy.load(files[number]) if files[number].endswith(".npy") else opened(files[number], called[number])
     return pixels, {"read": begin, "decode": time.monotonic() - begin}
 
 
 def opened(path, called):
-    """The pixels of an encoded picture. Raises JobError with the user's name of it."""
+    """The pixels of an encoded picture, on the machine of the package. Raises JobError with the user's name of it."""
+    images = runner.need("rtseg_deploy.images")
     try:
-        return runner.need("frames").opened(path)
-    except (ValueError, OSError) as error:
-        raise runner.JobError("%s is not an image that can be read: %s" % (called, getattr(error, "strerror", None) or error)) from None
+        return numpy.array(images.read(path))       # its own: what Pillow made cannot be written to, and PyTorch warns of that
+    except images.RtsegError as error:
+        raise runner.JobError(error.what.replace(path, called), error.fix) from None
 
 
 def frame_of(bgr, begin, capture, cv2):
