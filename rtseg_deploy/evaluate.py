@@ -209,7 +209,7 @@ def summary(path, artifact, data, save):
         for stage, spent in {"decode": row["decode"], **row["seconds"]}.items():
             seconds.setdefault(stage, []).append(spent)
         if save:
-            pictures.append((row["name"], accuracy.scores(one, names)))
+            pictures.append((row["name"], row["size"], accuracy.scores(one, names)))
     scores = accuracy.scores(total, names)
     said = {"scores": scores, "protocol": protocol(artifact, sizes, data), "notes": notes(artifact, sizes, scores),
             "stages": {stage: median(spent) for stage, spent in seconds.items()}, "waited_share": share_waited(waited[1:])}

@@ -53,20 +53,20 @@ def errors(pixels, truth, labels):
 
 
 def write(folder, pictures, data, said, title):
-    """index.html of pictures that are drawn: [(name, its scores)]. said: the scores, protocol and notes of all; returns its path."""
+    """index.html of pictures that are drawn: [(name, (height, width), its scores)]. said: the scores, protocol and notes of all; returns its path."""
     path = Path(folder, "index.html")
     files.write(path, rendered("gallery.html", {"percent": percent}, pictures=sorted(map(row, pictures), key=lambda one: one["order"]),
                                classes=classes(said["scores"], data.classes), data=data, title=title, version=__version__, **said))
     return path
 
 
-def row(pair):
+def row(picture):
     """What the page says of an image. The order: by its mIoU over the classes that are in it, the worst first; without any truth last."""
-    name, scores = pair
+    name, (height, width), scores = picture
     present = {one: iou for one, iou in scores["iou"].items() if iou is not None}
     worst = min(present, key=present.get, default="")
     links = {kind: quote(file_of(name, kind)) for kind in FILES}
-    return {"name": name, "miou": scores["miou"], "accuracy": scores["pixel_accuracy"], "worst": worst, "worst_iou": present.get(worst), "files": links,
+    return {"name": name, "height": height, "width": width, "miou": scores["miou"], "accuracy": scores["pixel_accuracy"], "worst": worst, "worst_iou": present.get(worst), "files": links,
             "order": (scores["miou"] is None, scores["miou"] or 0, name)}
 
 

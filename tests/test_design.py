@@ -29,7 +29,7 @@ LAYERS = [
     {"conditions"},
     {"doctor"},
     {"repairs"},
-    {"export", "adopt", "fix", "build", "bench", "predict", "verify", "deploy_config", "dataflow", "results", "compare"},
+    {"export", "adopt", "fix", "build", "bench", "predict", "video", "verify", "deploy_config", "dataflow", "results", "compare"},
     {"collect"},
     {"measure", "matrix", "report", "remedies", "estimate", "verdicts"},
     {"demo", "bundle", "campaign", "profile", "plots", "beside"},
@@ -87,7 +87,7 @@ def test_the_measuring_half_imports_no_torch_and_no_onnx():
     for name in ("launch", "bench", "build", "predict", "images", "records", "files", "facts", "report", "backends", "device", "device.runner",
                  "ssh", "ondevice", "bundle", "collect", "precision", "verify", "deploy_config", "telemetry", "conditions", "doctor", "plans",
                  "tables", "facts.tables", "statistics", "doubts", "campaign", "measure",
-                 "device.layers", "profile", "stream", "device.labelling", "evaluate", "gallery"):
+                 "device.layers", "profile", "stream", "device.labelling", "evaluate", "gallery", "video"):
         path = PACKAGE / (name.replace(".", "/") + ".py")
         path = path if path.exists() else PACKAGE / name / "__init__.py"
         top = [node for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
