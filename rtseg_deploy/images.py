@@ -1,11 +1,12 @@
 """Image file -> pixels -> the network's input; labels -> pictures that a person can look at."""
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from . import files
-from .errors import RtsegError
+from .errors import RtsegError, first_line
 
 STREET = Path(__file__).with_name("samples") / "street.png"
 OPACITY = 0.55                      # of the classes' colours over the image
@@ -24,18 +25,44 @@ def fed(pixels, kind, normalisation):
     return np.array(pixels if kind == "rgb8" else pixels.transpose(2, 0, 1)[None], order="C")
 
 
-def read(path):
-    """H x W x 3 uint8 RGB, turned as the camera says. Raises RtsegError."""
+ORIENTATION = 0x0112                # EXIF's tag
+
+
+@contextmanager
+def opened(path):
+    """The image in a file as Pillow has it, not decoded yet; what fails of it in the block is said in one line. Raises RtsegError."""
     try:
         with Image.open(path) as image:
-            raw = [str(tile[-1]) for tile in getattr(image, "tile", ())]  # of a colour PNG with 16 bits Pillow would read 8
-            if image.mode in ("I", "F") or image.mode.startswith("I;") or any(";16" in kind for kind in raw):
-                raise RtsegError(f"{path} has more than 8 bits a channel, which would be cut off", "convert it to 8 bits first")
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            yield image
     except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise RtsegError(f"{path} is not an image that can be read: {error}") from None
+        raise RtsegError(f"{path} is not an image that can be read: {first_line(error)}") from None
     except OSError as error:
         raise RtsegError(f"{path}: {error.strerror or 'the image is truncated'}") from None
+
+
+def raw_modes(image):
+    """What the file holds, in Pillow's words: of a colour PNG with 16 bits it would give 8, and grey of 2 or 4 bits it spreads over 0 to 255."""
+    return [str(tile[-1]) for tile in getattr(image, "tile", ())]
+
+
+def orientation(image):
+    """How the camera says that the image is to be turned: 1 is not at all. Decodes nothing: a PNG's EXIF behind its pixels is not seen."""
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
+        return 1
+    return image.getexif().get(ORIENTATION, 1)
+
+
+def read(path):
+    """H x W x 3 uint8 RGB, turned as the camera says; a palette is looked up, and alpha dropped where it hides nothing. Raises RtsegError."""
+    with opened(path) as image:
+        if image.mode in ("I", "F") or image.mode.startswith("I;") or any(";16" in mode for mode in raw_modes(image)):
+            raise RtsegError(f"{path} has more than 8 bits a channel, which would be cut off", "convert it to 8 bits first")
+        turned = ImageOps.exif_transpose(image)
+        if turned.has_transparency_data:
+            turned = turned.convert("RGBA")
+            if turned.getextrema()[3][0] < 255:
+                raise RtsegError(f"{path} is transparent in places: the colours below are not what is seen", "flatten it onto a background first")
+        return np.asarray(turned.convert("RGB"))
 
 
 def resized(pixels, resolution):

@@ -18,9 +18,9 @@ LAYERS = [
     {"records", "facts"},
     {"graphs", "tables"},
     {"rules"},
-    {"images", "layers"},
-    {"models"},
-    {"saved", "complexity", "passes", "deployed", "precision"},
+    {"images", "layers", "lists"},
+    {"models", "datasets"},
+    {"saved", "complexity", "passes", "deployed", "precision", "accuracy"},
     {"checkpoints"},
     {"own", "listing", "inspection", "proof", "plans"},
     {"backends"},
@@ -87,7 +87,8 @@ def test_the_measuring_half_imports_no_torch_and_no_onnx():
     for name in ("launch", "bench", "build", "predict", "images", "records", "files", "facts", "report", "backends", "device", "device.runner",
                  "ssh", "ondevice", "bundle", "collect", "precision", "verify", "deploy_config", "telemetry", "conditions", "doctor", "plans",
                  "tables", "facts.tables", "statistics", "doubts", "campaign", "measure",
-                 "device.layers", "profile", "stream", "device.labelling", "evaluate", "gallery", "video"):
+                 "device.layers", "profile", "datasets", "lists", "accuracy", "facts.datasets",
+                 "stream", "device.labelling", "evaluate", "gallery", "video"):
         path = PACKAGE / (name.replace(".", "/") + ".py")
         path = path if path.exists() else PACKAGE / name / "__init__.py"
         top = [node for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
