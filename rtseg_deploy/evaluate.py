@@ -226,7 +226,8 @@ def share_waited(pairs):
 
 def protocol(artifact, sizes, data):
     """At which sizes, and by which rules; see accuracy.py."""
-    return {"pictures": {size(one): count for one, count in sizes.items()}, "artifact": size(artifact.resolution), "network_input": size(artifact.network_input),
+    return {"pictures": {size(one): count for one, count in sizes.items()}, "artifact": size(artifact.resolution),
+            "network_input": size(artifact.network_input),
             "ignored": f"what {data.name} does not label", "miou": "mean over the classes that are in the truth or among the labels, all pictures together",
             "boundary_f": f"within {100 * accuracy.TOLERANCE:.2f} % of the diagonal"}
 
@@ -244,7 +245,8 @@ def notes(artifact, sizes, scores):
 def worked(workers, goal, ask):
     """What the workers tell of themselves; where none had to run, what the last ones told."""
     if workers:
-        return {"on": ask.place.name if ask.place else "", "memory_bytes": max(one["memory_bytes"] for one in workers), "environment": workers[-1]["environment"]}
+        return {"on": ask.place.name if ask.place else "", "memory_bytes": max(one["memory_bytes"] for one in workers),
+                "environment": workers[-1]["environment"]}
     earlier = files.read_json(goal) if goal.is_file() else {}
     return {name: earlier.get(name) for name in ("on", "memory_bytes", "environment")}
 

@@ -66,14 +66,14 @@ def row(picture):
     present = {one: iou for one, iou in scores["iou"].items() if iou is not None}
     worst = min(present, key=present.get, default="")
     links = {kind: quote(file_of(name, kind)) for kind in FILES}
-    return {"name": name, "height": height, "width": width, "miou": scores["miou"], "accuracy": scores["pixel_accuracy"], "worst": worst, "worst_iou": present.get(worst), "files": links,
-            "order": (scores["miou"] is None, scores["miou"] or 0, name)}
+    return {"name": name, "height": height, "width": width, "files": links, "miou": scores["miou"], "accuracy": scores["pixel_accuracy"], "worst": worst,
+            "worst_iou": present.get(worst), "order": (scores["miou"] is None, scores["miou"] or 0, name)}
 
 
 def classes(scores, names):
     """A row for each class: its name, colour, IoU and boundary score."""
     boundary = scores["boundary"] or {}
-    return [{"name": name, "colour": "#%02x%02x%02x" % colour, "iou": scores["iou"][name], "boundary": boundary.get(name)}
+    return [{"name": name, "colour": "#" + bytes(colour).hex(), "iou": scores["iou"][name], "boundary": boundary.get(name)}
             for name, colour in zip(names.names, names.colours)]
 
 

@@ -213,8 +213,9 @@ def html(summary):
     """One page that needs nothing beside it."""
     results = [Result(value["result"], value["sha256"], value) for value in summary["results"]]
     return rendered(
-        "report.html", {"ms": ms, "fps": frames}, summary=summary, version=__version__, groups=list(grouped(summary)), interval=interval, count=count, one_bracket=one_bracket,
-        machines=machines(summary), title_of=title_of, measured=measured, pictures=pictures(summary, results))
+        "report.html", {"ms": ms, "fps": frames}, summary=summary, version=__version__, groups=list(grouped(summary)),
+        interval=interval, count=count, one_bracket=one_bracket, machines=machines(summary),
+        title_of=title_of, measured=measured, pictures=pictures(summary, results))
 
 
 def machines(summary):
