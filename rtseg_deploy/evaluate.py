@@ -91,7 +91,8 @@ def evaluated(subject, path, ask, tell):
         todo = [pair for pair in data.pairs if pair.name not in done or ask.save and not gallery.drawn(ask.save, pair.name)]
         title = f"{artifact.model} {size(artifact.resolution)} {backend}, {data.name}"
         workers = label(path, artifact, backend, todo, ask, add, counted(tell, title, len(data.pairs) - len(todo), len(data.pairs))) if todo else []
-    value = {"format": FORMAT, "kind": "accuracy", "artifact": artifact.to_json(), "file": str(subject), "backend": backend, **identity["data"],
+    described = replace(artifact, checks={name: check for name, check in artifact.checks.items() if name != "accuracy"})     # earlier ones
+    value = {"format": FORMAT, "kind": "accuracy", "artifact": described.to_json(), "file": str(subject), "backend": backend, **identity["data"],
              **summary(goal.with_suffix(".jsonl"), artifact, data, ask.save), **worked(workers, goal, ask)}
     files.write_json(goal, value)
     if Path(path) == Path(subject):

@@ -7,6 +7,7 @@ from PIL import Image
 
 from . import __version__, files, images
 from .datasets import IGNORED
+from .errors import RtsegError
 from .page import rendered
 
 WRONG = (225, 20, 20)
@@ -29,6 +30,8 @@ def draw(folder, name, pixels, truth, labels, classes):
     """Write the pictures of one image: H x W x 3, and its truth and labels, H x W."""
     made = {"picture": Image.fromarray(pixels), "overlay": images.overlay(pixels, labels, classes), "truth": coloured(truth, classes),
             "labels": coloured(labels, classes), "errors": Image.fromarray(errors(pixels, truth, labels))}
+    if ".." in Path(name).parts or Path(name).is_absolute():
+        raise RtsegError(f"the picture called {name} leaves the folder {folder}", "give it another name")
     for kind, picture in made.items():
         path = Path(folder, file_of(name, kind))
         with files.replacing(path) as temporary:
