@@ -48,7 +48,13 @@ class DataSet:
 
 def dataset(folder, kind=None, split=None):
     """The DataSet in a folder; its kind is found by the layout, and its split is test of CamVid and val of Cityscapes. Raises RtsegError."""
-    folder = Path(folder)
+    try:
+        return laid_out(Path(folder), kind, split)
+    except OSError as error:        # a folder that may not be entered
+        raise RtsegError(f"{error.filename}: {error.strerror}") from None
+
+
+def laid_out(folder, kind, split):
     if not folder.is_dir():
         raise RtsegError(f"{folder}: no such folder")
     if kind not in (None, *(layout.kind for layout in LAYOUTS)):

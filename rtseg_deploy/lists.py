@@ -2,6 +2,7 @@
 import csv
 import hashlib
 import io
+import os
 import re
 from pathlib import Path
 
@@ -59,9 +60,9 @@ def listed(source, count=None, seed=0, folder=None):
     The names are of `folder`, or of the folder that the list is in. Raises RtsegError.
     """
     source = Path(source)
-    hashes = dict.fromkeys(pictures(source), "") if source.is_dir() else named(source, Path(folder or source.parent))
+    hashes = dict.fromkeys(pictures(source), "") if os.path.isdir(source) else named(source, Path(folder or source.parent))
     if not hashes:
-        raise RtsegError(f"{source} has no image" + (f" ({', '.join(sorted(SUFFIXES))})" if source.is_dir() else ""))
+        raise RtsegError(f"{source} has no image" + (f" ({', '.join(sorted(SUFFIXES))})" if os.path.isdir(source) else ""))
     found = sorted(hashes, key=natural)
     if count is not None:
         if not 0 < count <= len(found):
@@ -83,7 +84,7 @@ def named(path, folder):
         one = folder / name
         if one in found:
             raise RtsegError(f"{path} lists {name} twice")
-        if not one.is_file():
+        if not os.path.isfile(one):  # Path.is_file fails where a folder may not be entered
             raise RtsegError(f"{one}: no such file, though {path} lists it")
         found[one] = rest[0].lower() if rest else ""
     return found

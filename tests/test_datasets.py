@@ -294,13 +294,15 @@ def test_what_cannot_be_opened(folder):
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="whoever may read everything is refused nothing")
 def test_what_may_not_be_read(folder):
-    (folder / "labels/a.png").chmod(0)
-    refusal("Permission denied", of=lambda: read(folder))
-    (folder / "images").chmod(0)
-    try:
-        refusal("Permission denied", of=lambda: dataset(folder))
-    finally:
-        (folder / "images").chmod(0o755)
+    data = dataset(folder)
+    for name, use in (("labels/a.png", lambda: truth(data, data.pairs[0])), ("classes.csv", lambda: dataset(folder)), ("labels", lambda: dataset(folder)),
+                      ("images", lambda: dataset(folder)), (".", lambda: dataset(folder)), ("images", lambda: listed(folder / "images"))):
+        mode = (folder / name).stat().st_mode
+        (folder / name).chmod(0)
+        try:
+            refusal("Permission denied", of=use)
+        finally:
+            (folder / name).chmod(mode)
 
 
 def test_images_of_a_folder_in_the_order_of_their_numbers(tmp_path):
