@@ -17,7 +17,7 @@ from conftest import ROOT, run
 from PIL import Image
 from remote import Server, needs_sshd
 
-from rtseg_deploy import datasets, demo, evaluate, facts, images
+from rtseg_deploy import datasets, demo, evaluate, facts, images, ssh
 from rtseg_deploy.errors import RtsegError
 from rtseg_deploy.records import read_artifact, sidecar
 
@@ -197,11 +197,14 @@ def test_a_damaged_file_is_one_line_and_mended_it_goes_on(mine, tmp_path, name, 
 @needs_sshd
 @pytest.mark.xdist_group("ssh")
 def test_on_a_device_it_gives_the_same(mine, camvid, tmp_path, monkeypatch):
+    """In three parts, whose pictures are not mixed up."""
     server = Server(tmp_path)
     try:
-        here = evaluated(mine, camvid, tmp_path, count=5)[1]
-        out, _ = run("eval", mine, "--data", camvid, "--count", 5, "--on", server.url(), "--json", cwd=tmp_path, environment=server.environment)
-        assert json.loads(out)["scores"] == here["scores"] and json.loads(out)["on"] == "127.0.0.1"
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(evaluate.stream, "PART_PICTURES", 2)
+        here, there = (evaluated(mine, camvid, tmp_path, count=5, place=ssh.place(url))[1] for url in (None, server.url()))
+        assert there["scores"] == here["scores"] and there["on"] == "127.0.0.1" and here["on"] == ""
         assert server.left() == ["cache/rtseg-deploy/busy"]
     finally:
         server.stop()

@@ -273,7 +273,7 @@ def numbered(count):
 def test_every_frame_of_a_video_is_labelled_and_comes_with_its_labels(monkeypatch):
     rows = follow(monkeypatch, stub(numbered(9)), {"video": "x.mp4"})
     assert len(rows) == 9 and rows[0]["rate"] == 12.5 and rows[0]["frames"] == 9
-    assert [int(np.load(f"frame-{n:06d}.npy")[0, 0, 2]) for n in range(9)] == list(range(9))
+    assert numbers_of(9) == list(range(9))
     assert len(follow(monkeypatch, stub(numbered(9)), {"video": "x.mp4", "limit": 4})) == 4
 
 
@@ -285,10 +285,21 @@ def test_a_bad_video_is_one_line(monkeypatch, opencv, words):
 
 
 def test_of_a_camera_the_newest_frame_is_labelled(monkeypatch):
-    """It gives one each 5 ms and the network takes 50: of ten that come meanwhile nine are passed over, and what is labelled is of just now."""
-    rows = follow(monkeypatch, stub(numbered(250), delay=0.005), {"camera": 0, "limit": 8}, Session(0.05))
-    numbers = [int(np.load(f"frame-{n:06d}.npy")[0, 0, 2]) for n in range(8)]
-    assert len(rows) == 8 and np.diff(numbers).min() >= 3 and all(row["decode"] == 0 for row in rows)
+    """It gives one each 5 ms and the network takes 100: what comes meanwhile is passed over, and what is labelled is of just now."""
+    fed, session = [], Session(0.1)
+    monkeypatch.setattr(session, "feed", lambda array: fed.append(time.monotonic()) or Session.feed(session, array))
+    rows = follow(monkeypatch, stub(numbered(250), delay=0.005), {"camera": 0, "limit": 8}, session)
+    assert len(rows) == 8 and np.diff(numbers_of(8)).min() >= 3 and all(row["decode"] == 0 for row in rows)
+    assert np.median([at - row["read"] for at, row in zip(fed[1:], rows)][1:]) < 0.05
+
+
+def numbers_of(count):
+    return [int(np.load(f"frame-{n:06d}.npy")[0, 0, 2]) for n in range(count)]
+
+
+def test_no_frame_of_a_slow_camera_is_labelled_twice(monkeypatch):
+    follow(monkeypatch, stub(numbered(50), delay=0.02), {"camera": 0, "limit": 8})
+    assert np.diff(numbers_of(8)).min() >= 1
 
 
 def test_a_camera_that_is_pulled_out_is_one_line(monkeypatch):
