@@ -112,7 +112,8 @@ def identity_of(artifact, temporary, backend, ask):
     """All that decides what the rows are. What was exported for this has other bytes each time, and is known by what it was made of."""
     pairs = ask.data.pairs
     lines = "".join(f"{pair.name} {pair.labels.stat().st_size}\n" for pair in pairs)
-    made_of = [artifact.parent, artifact.model, artifact.dialect, artifact.resolution, artifact.network_input, artifact.precision, artifact.output]
+    origin = {name: value for name, value in artifact.parent.items() if name != "file"}
+    made_of = [origin, artifact.model, artifact.dialect, artifact.resolution, artifact.network_input, artifact.precision, artifact.output]
     return {"artifact": made_of if temporary else artifact.sha256, "format": FORMAT, "backend": backend, "on": ask.place.name if ask.place else "",
             "data": {"data": {"name": ask.data.name, "split": ask.data.split, "pictures": len(pairs), "digest": hashlib.sha256(lines.encode()).hexdigest()}}}
 
@@ -212,7 +213,7 @@ def summary(path, artifact, data, save):
         if save:
             pictures.append((row["name"], row["size"], accuracy.scores(one, names)))
     scores = accuracy.scores(total, names)
-    said = {"scores": scores, "protocol": protocol(artifact, sizes, data), "notes": notes(artifact, sizes, scores),
+    said = {"scores": scores, "protocol": protocol(artifact, sizes, data), "notes": notes(artifact, data, sizes, scores),
             "stages": {stage: median(spent) for stage, spent in seconds.items()}, "waited_share": share_waited(waited[1:])}
     if save:
         gallery.write(save, pictures, data, said, f"{artifact.model} {size(artifact.resolution)} {artifact.precision}")
@@ -233,12 +234,15 @@ def protocol(artifact, sizes, data):
             "boundary_f": f"within {100 * accuracy.TOLERANCE:.2f} % of the diagonal"}
 
 
-def notes(artifact, sizes, scores):
+def notes(artifact, data, sizes, scores):
+    paper = known.evaluated(artifact.model, data.name)
     other = {one: count for one, count in sizes.items() if one != artifact.resolution}
     back = "labels repeated" if artifact.output == "labels" else "logits enlarged"
     rows = [(other, f"{sum(other.values())} of {sum(sizes.values())} pictures are not {size(artifact.resolution)}, such as {size(next(iter(other), (0, 0)))}: "
              f"resized to it, and their {back} back"),
             (artifact.network_input != artifact.resolution, f"the graph resizes the picture to {size(artifact.network_input)} first, and the logits back"),
+            (paper and (paper.resolution, paper.input) != (artifact.resolution, artifact.network_input),
+             paper and f"its paper has it label pictures of {size(paper.resolution)}, fed as {size(paper.input)}"),
             ("seed" in artifact.parent, "random weights: the labels mean nothing"), (scores.get("note"), scores.get("note"))]
     return [text for applies, text in rows if applies]
 

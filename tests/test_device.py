@@ -6,9 +6,11 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from conftest import run
+from PIL import Image
 from remote import Server, needs_sshd
 
 from rtseg_deploy import facts
@@ -93,6 +95,25 @@ def test_every_target_is_built_on_compared_timed_and_verified(device, network, v
     assert row["backend"] == "tensorrt" and row["iterations"] == 50 and row["statistics"]["median_ms"] == pytest.approx(1000 / 1024, rel=0.2)
     out, _ = device.run("verify", engine["file"], "--on", url)
     assert "loads" in out
+    out, _ = device.run("eval", engine["file"], "--data", largest_channels(tmp_path / "data"), "--on", url, "--json")
+    found = json.loads(out)
+    assert found["scores"]["miou"] == found["scores"]["pixel_accuracy"] == 1 and (found["backend"], found["on"]) == ("tensorrt", "127.0.0.1")
+
+
+def largest_channels(folder):
+    """A data set whose classes are what the network here finds."""
+    rng = np.random.default_rng(0)
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True)
+    (folder / "classes.csv").write_text("0,red\n1,green\n2,blue\n")
+    for number in range(3):
+        pixels = rng.integers(0, 256, (32, 48, 3), np.uint8)
+        truth = pixels.argmax(2).astype(np.uint8)
+        best = np.sort(pixels, 2)
+        truth[best[..., 2] == best[..., 1]] = 255       # a tie
+        Image.fromarray(pixels).save(folder / f"images/{number}.png")
+        Image.fromarray(truth).save(folder / f"labels/{number}.png")
+    return folder
 
 
 def test_the_timing_cache_comes_back_and_goes_there_again(device, network, tmp_path):

@@ -164,6 +164,7 @@ def test_pictures_of_another_size_are_resized_and_that_is_said(mine, tmp_path):
     out, _ = run("eval", mine, "--data", folder, cwd=tmp_path)
     assert "note: 3 of 3 pictures are not 96x128, such as 97x131: resized to it, and their logits enlarged back" in " ".join(out.split())
     assert "mIoU" in out and "pedestrian" in out and "boundary F" in out
+    assert "note: its paper has it label pictures of 720x960, fed as 720x960" in out
 
 
 def test_a_sample_is_spread_over_the_set(camvid):
