@@ -89,8 +89,8 @@ def evaluated(subject, path, ask, tell):
     goal = Path(ask.results, f"{artifact.model}-{size(artifact.resolution)}-{artifact.precision}-{data.name}-{backend}-{key(identity)}.json")
     with log(goal.with_suffix(".jsonl"), ask.again) as (done, add):
         todo = [pair for pair in data.pairs if pair.name not in done or ask.save and not gallery.drawn(ask.save, pair.name)]
-        title = f"{artifact.model} {size(artifact.resolution)} {backend}, {data.name}"
-        workers = label(path, artifact, backend, todo, ask, add, counted(tell, title, len(data.pairs) - len(todo), len(data.pairs))) if todo else []
+        telling = counted(tell, f"{data.name}, {backend}", len(data.pairs) - len(todo), len(data.pairs))
+        workers = label(path, artifact, backend, todo, ask, add, telling) if todo else []
     described = replace(artifact, checks={name: check for name, check in artifact.checks.items() if name != "accuracy"})     # earlier ones
     value = {"format": FORMAT, "kind": "accuracy", "artifact": described.to_json(), "file": str(subject), "backend": backend, **identity["data"],
              **summary(goal.with_suffix(".jsonl"), artifact, data, ask.save), **worked(workers, goal, ask)}
@@ -242,7 +242,7 @@ def notes(artifact, data, sizes, scores):
              f"resized to it, and their {back} back"),
             (artifact.network_input != artifact.resolution, f"the graph resizes the picture to {size(artifact.network_input)} first, and the logits back"),
             (paper and (paper.resolution, paper.input) != (artifact.resolution, artifact.network_input),
-             paper and f"its paper has it label pictures of {size(paper.resolution)}, fed as {size(paper.input)}"),
+             paper and f"its paper labels pictures of {size(paper.resolution)}, and feeds the network {size(paper.input)}"),
             ("seed" in artifact.parent, "random weights: the labels mean nothing"), (scores.get("note"), scores.get("note"))]
     return [text for applies, text in rows if applies]
 

@@ -49,4 +49,4 @@ def refuse_same_names(paths):
     for image in paths:
         other = seen.setdefault(Path(image).stem, image)
         if other != image:
-            raise RtsegError(f"{other} and {image} would both be written as {Path(image).stem}.labels.png", "label them one after another, with two -o")
+            raise RtsegError(f"{other} and {image} would both be written as {Path(image).stem}", "label them one after another, with two -o")

@@ -115,6 +115,19 @@ def test_what_is_there_is_not_labelled_again_unless_asked(mine, camvid, tmp_path
     assert labelled == [PICTURES] and third["scores"] == first["scores"]
 
 
+def test_a_gallery_is_drawn_to_its_end(mine, camvid, tmp_path):
+    """Counts that are there without their pictures, as of a run without --save or one that was killed between the two, are drawn and not counted twice."""
+    save, _ = tmp_path / "gallery", evaluated(mine, camvid, tmp_path)
+    _, first = evaluated(mine, camvid, tmp_path, save=str(save))
+    assert len(list((save / "pictures").iterdir())) == 5 * PICTURES and (save / "index.html").is_file()
+    for number in (3, 7):
+        (save / f"pictures/f{number:03d}.errors.jpg").unlink()
+    (save / "index.html").unlink()
+    _, second = evaluated(mine, camvid, tmp_path, save=str(save))
+    assert len(list((save / "pictures").iterdir())) == 5 * PICTURES and second["scores"] == first["scores"] and (save / "index.html").is_file()
+    assert len(rows_of(tmp_path)) == 2 * PICTURES + 2
+
+
 def test_another_backend_another_count_and_other_labels_are_other_figures(mine, camvid, tmp_path):
     pytest.importorskip("openvino")
     own = shutil.copytree(camvid, tmp_path / "own")
@@ -164,7 +177,7 @@ def test_pictures_of_another_size_are_resized_and_that_is_said(mine, tmp_path):
     out, _ = run("eval", mine, "--data", folder, cwd=tmp_path)
     assert "note: 3 of 3 pictures are not 96x128, such as 97x131: resized to it, and their logits enlarged back" in " ".join(out.split())
     assert "mIoU" in out and "pedestrian" in out and "boundary F" in out
-    assert "note: its paper has it label pictures of 720x960, fed as 720x960" in out
+    assert "note: its paper labels pictures of 720x960, and feeds the network 720x960" in out
 
 
 def test_a_sample_is_spread_over_the_set(camvid):

@@ -165,6 +165,11 @@ def test_a_video_is_not_sent_to_a_device(artifact, tmp_path):
     assert "is labelled on this machine" in err
 
 
+def test_two_videos_of_one_name_are_refused(artifact, tmp_path):
+    _, err = run("predict", artifact, "x/a.mp4", "a.avi", "-o", tmp_path, status=1)
+    assert "x/a.mp4 and a.avi would both be written as a" in err.splitlines()[-1]
+
+
 def test_a_folder_is_its_images(artifact, tmp_path):
     (tmp_path / "in").mkdir()
     for number in (10, 2):

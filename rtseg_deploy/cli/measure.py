@@ -139,13 +139,14 @@ def predict(artifact, sources, folder, backend, frames, labels, on, as_json):
       rtseg-deploy predict net.onnx camera:0 -o out --frames 500
     """
     from .. import ssh, video
-    from ..predict import images_of
+    from ..predict import images_of, refuse_same_names
     from ..predict import predict as label
 
     place = ssh.place(on)
     films = [source for source in sources if video.is_video(source)]
     if films and place:
         raise click.UsageError(f"{films[0]} is labelled on this machine: leave --on out, or give images")
+    refuse_same_names(films)
     images = images_of([source for source in sources if source not in films])
     with progress() as tell:
         done = label(artifact, images, folder, backend, place, tell) if images else []
