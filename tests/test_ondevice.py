@@ -165,7 +165,7 @@ def test_labels_that_hold_need_one_build(device, tmp_path):
 def test_layers_that_overflow_are_found_and_listed(device, tmp_path, wanted):
     device.bad = [device.nodes[number] for number in wanted]
     _, engine = device.build(tmp_path)
-    assert engine.checks["kept_fp32"] == device.kept[-1] and set(device.kept[-1]) == set(device.bad) and device.kept[0] == []
+    assert list(engine.checks["kept_fp32"]) == device.kept[-1] and set(device.kept[-1]) == set(device.bad) and device.kept[0] == []
     assert len(device.jobs) <= 2 + len(wanted) * (1 + np.ceil(np.log2(len(device.nodes)))), "bisection"
     assert not any(one == other for one, other in zip(device.kept, device.kept[1:])), "a build takes minutes"
     assert all(set(names) <= set(device.nodes) for names in device.kept)

@@ -11,6 +11,12 @@ on = click.option("--on", metavar="ssh://[USER@]HOST[:PORT][/PYTHON]", help="Do 
 need_export = ("torch", "onnx", "onnx_graphsurgeon", "polygraphy", "onnxruntime")
 
 
+def real_images(command):
+    """The images on which FP16 is to hold, beside the proof's own."""
+    command = click.option("--count", type=click.IntRange(1, 10_000), default=16, show_default=True, help="How many of --images.")(command)
+    return click.option("--images", metavar="DIR|LIST", help="With FP16: real images on which it is to hold too; what overflows stays in FP32.")(command)
+
+
 @click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="rtseg-deploy")
 @click.pass_context
