@@ -9,6 +9,7 @@ import pytest
 from conftest import run
 from onnx import numpy_helper, parser
 from PIL import Image
+from test_backends import shaken
 from test_precision import PICTURES, chain
 
 from rtseg_deploy import backends, build, checkpoints, fp16, passes, proof, ranges, records
@@ -163,21 +164,21 @@ def scaled(model, factors):
     return copy
 
 
-def pair(model):
-    """(convolution, Relu, convolution), each read by the next alone: what the first is multiplied by the last can be divided by."""
+def pairs(model):
+    """Each (convolution, Relu, convolution), read by the next alone: what the first is multiplied by the last can be divided by."""
     makers, readers = {name: node for node in model.graph.node for name in node.output}, {}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     found = [(makers[relu.input[0]], relu, readers[relu.output[0]][0]) for relu in model.graph.node if relu.op_type == "Relu"
              and len(readers[relu.input[0]]) == len(readers[relu.output[0]]) == 1 and relu.input[0] in makers]
-    return next(nodes for nodes in found if nodes[0].op_type == nodes[2].op_type == "Conv")
+    return [nodes for nodes in found if nodes[0].op_type == nodes[2].op_type == "Conv"]
 
 
-def planted(model, factor):
-    """(the same function with one tensor that many times as large, the three nodes that touch it)."""
-    before, relu, after = pair(model)
-    return scaled(model, {**dict.fromkeys(before.input[1:], factor), after.input[1]: 1 / factor}), (before, relu, after)
+def planted(model, nodes, factor):
+    """The same function, with what passes between the nodes of a pair that many times as large."""
+    before, _, after = nodes
+    return scaled(model, {**dict.fromkeys(before.input[1:], factor), after.input[1]: 1 / factor})
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -196,7 +197,8 @@ def test_the_families_hold_by_themselves(family):
 @rtx
 def test_a_planted_overflow_is_found_and_repaired_with_no_node_too_many(family, tmp_path):
     path, model, inputs = family
-    loud, nodes = planted(model, 2.0 ** 24)
+    nodes = pairs(model)[0]
+    loud = planted(model, nodes, 2.0 ** 24)
     held = ranges.ranges(loud, (picture.fed for picture in inputs.values()))
     assert {name for name, one in held.items() if one.largest > ranges.LARGEST} == {nodes[0].output[0], nodes[1].output[0]}
     kept = fp16.beyond_range(loud, inputs)
@@ -209,12 +211,27 @@ def test_a_planted_overflow_is_found_and_repaired_with_no_node_too_many(family, 
     assert all(row["labels_equal"] + row["ties"] > 0.99 for row in engine.checks["parity"]["inputs"].values())
 
 
-def test_a_planted_underflow_is_found_and_repaired_with_no_node_too_many(family):
-    _, model, inputs = family
-    weights, after = ranges.weights(model), pair(model)[2]
-    faint, nodes = planted(model, 2.0 ** -np.floor(np.log2(ranges.LARGEST / weights[after.input[1]].largest)))
+def test_a_planted_underflow_is_found_and_repaired_with_no_node_too_many(tmp_path):
+    """In a network whose labels depend on the picture: with the weights that it begins with they hardly do."""
+    network = checkpoints.seeded("ddrnet-23-slim")
+    shaken(network.module)
+    described = export(network, tmp_path / "net.onnx", (64, 96))
+    model, inputs = onnx.load(tmp_path / "net.onnx"), proof.pictures(described.resolution, described.normalisation)
+    nodes = pairs(model)[-1]
+    room = ranges.LARGEST / ranges.weights(model)[nodes[2].input[1]].largest      # so that the weights that make up for it do not overflow
+    faint = planted(model, nodes, 2.0 ** -np.floor(np.log2(room)))
     kept = fp16.beyond_range(faint, inputs)
     assert kept and set(kept) <= {node.name for node in nodes} and {row["why"] for row in kept.values()} == {"underflow"}
+    without_each_the_proof_fails(faint, inputs, list(kept))
+
+
+def test_an_underflow_that_an_overflowing_weight_makes_up_for(artifact):
+    described, model = records.read_artifact(artifact), onnx.load(artifact)
+    nodes, inputs = pairs(model)[1], proof.pictures(described.resolution, described.normalisation)
+    faint = planted(model, nodes, 2.0 ** -28)
+    kept = fp16.beyond_range(faint, inputs)
+    assert [(name, row["why"]) for name, row in kept.items()] == list(zip([node.name for node in nodes], ["underflow", "underflow", "overflow"]))
+    assert kept[nodes[2].name]["tensor"] == nodes[2].input[1] and kept[nodes[2].name]["on"] is None
     without_each_the_proof_fails(faint, inputs, list(kept))
 
 
