@@ -1,7 +1,9 @@
 """FP16 that holds: what overflows or vanishes is found on a simulation, as few nodes as possible stay in FP32, and the rest is as near as FP16 can be."""
 import importlib.util
+import io
 import json
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -9,10 +11,11 @@ import pytest
 from conftest import run
 from onnx import numpy_helper, parser
 from PIL import Image
+from rich.console import Console
 from test_backends import shaken
 from test_precision import PICTURES, chain
 
-from rtseg_deploy import backends, build, checkpoints, fp16, passes, proof, ranges, records
+from rtseg_deploy import backends, build, checkpoints, fp16, passes, proof, ranges, records, report
 from rtseg_deploy.device.runner import JobError
 from rtseg_deploy.errors import RtsegError
 from rtseg_deploy.export import export
@@ -327,3 +330,18 @@ def test_a_simulation_is_not_timed_and_fp32_is_not_simulated(half, artifact, tmp
     assert "at no speed of its own" in err.splitlines()[-1] and not list(tmp_path.rglob("*.json"))
     with pytest.raises(JobError, match="takes FP16 files"):
         opened(artifact, records.read_artifact(artifact))
+
+
+def test_of_many_pictures_the_worst_has_a_row(half):
+    _, artifact = half
+    rows = artifact.checks["parity"]["inputs"]
+    many = {**rows, **{f"{number}.png": rows["noise"] for number in range(9)}}
+    shown = rich_text(replace(artifact, checks={**artifact.checks, "parity": {**artifact.checks["parity"], "inputs": many}}))
+    assert f"worst of 12: {artifact.checks['parity']['worst']}" in shown and "3.png" not in shown
+    assert "parity, street" in rich_text(artifact)
+
+
+def rich_text(artifact):
+    console = Console(width=160, file=io.StringIO())
+    console.print(report.artifact_table("net.onnx", artifact))
+    return console.file.getvalue()
