@@ -8,7 +8,7 @@ import click
 from .. import facts
 from ..errors import RtsegError, need
 from ..terminal import Size, progress, show, warn
-from .group import as_json, as_markdown, cli, need_export, on, real_images
+from .group import SOME_IMAGES, as_json, as_markdown, cli, need_export, on, real_images
 
 
 @cli.command()
@@ -129,12 +129,13 @@ def export(checkpoint, path, resolution, network_input, model, dialect, target, 
 
 
 def listed(images, count):
-    """The paths of --images; none where it was not given."""
+    """The paths of --images: as many as were asked for, or all up to SOME_IMAGES; none where they were not given."""
     if not images:
         return ()
     from ..datasets import listed as paths
 
-    return paths(images, count)
+    found = paths(images, count)
+    return found if count or len(found) <= SOME_IMAGES else paths(images, SOME_IMAGES)
 
 
 def trained_network(checkpoint, model, dialect, normalisation, classes):
