@@ -21,7 +21,7 @@ from rtseg_deploy.errors import RtsegError
 from rtseg_deploy.export import export
 from rtseg_deploy.passes import to_fp16
 
-FAMILIES = {"sgcpnet": (32, 64), "bcpnet": (32, 64), "ddrnet-23-slim": (64, 128), "bisenetv1-r18": (64, 64), "bisenetv2": (64, 96)}
+FAMILIES = {"sgcpnet": (32, 64), "bcpnet": (32, 64), "ddrnet-23-slim": (64, 128), "bisenetv1-x39": (64, 64), "bisenetv2": (64, 96)}
 rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed: pip install 'rtseg-deploy[rtx]'")
 
 
