@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import backends, doubts, facts, files, images, launch, statistics, telemetry
+from . import backends, doubts, facts, files, images, launch, statistics, stream, telemetry
 from .errors import RtsegError
 from .records import FORMAT, read_artifact, size
 
@@ -186,8 +186,7 @@ def figure(artifact, path, backend, fed, runs, on, protocol="network", same=None
 def timing(path, artifact, backend, array, iterations, ask):
     """The job that times one backend once."""
     frame = "file" if ask.decode else facts.protocol(ask.protocol).frame
-    stages = {"frame": frame, "input": artifact.input, "output": artifact.output, "enlarge": artifact.enlarge, "size": list(artifact.resolution),
-              **artifact.normalisation} if frame else None
+    stages = stream.around(artifact, frame) if frame else None
     return launch.on_backend("time", path, artifact, backend, [array], ask.threads, ask.own, iterations=iterations, cuda_graph=ask.cuda_graph,
                              warmup_limit=ask.warmup_limit, stages=stages, bn=ask.bn or facts.protocol(ask.protocol).bn)
 
@@ -207,9 +206,8 @@ def refuse_other(path, artifact, protocol, ask):
         raise RtsegError(f"{path} does not resize the image, and {protocol.name} times that too", "export it with --network-input 512x1024")
     if ask.decode and not (protocol.frame == "pixels" and ask.image):
         raise RtsegError("--decode times the decoding of an image file", "add --protocol end-to-end --image FILE")
-    if protocol.frame == "pixels" and artifact.output == "native" and not artifact.enlarge:
-        raise RtsegError(f"nothing says how the logits of {path} are enlarged to the image's size",
-                         "export its checkpoint instead, or enlarge them in the file that is adopted")
+    if protocol.frame == "pixels":
+        stream.refuse_unknown_enlarging(path, artifact)
 
 
 def run_of(result, folder=None):

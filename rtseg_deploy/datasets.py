@@ -43,6 +43,7 @@ class DataSet:
     pairs: tuple
     coding: tuple                   # ((value in a label file, class or None where it is ignored), …)
     coloured: bool = False          # the values are colours, as facts.datasets.packed has them
+    split: str = ""
 
 
 def dataset(folder, kind=None, split=None):
@@ -76,7 +77,8 @@ def laid_out(folder, kind, split):
 
 def indexed_camvid(folder, split):
     split = chosen(split or "test", [name for name in ("test", "val", "train") if (folder / name).is_dir() and (folder / f"{name}annot").is_dir()], folder)
-    return DataSet("camvid", folder, facts.class_sets()["camvid"], by_stem(folder / split, folder / f"{split}annot"), coding("camvid-ids"))
+    return DataSet("camvid", folder, facts.class_sets()["camvid"], by_stem(folder / split, folder / f"{split}annot"), coding("camvid-ids"),
+                   split=split)
 
 
 def coloured_camvid(folder, split):
@@ -86,7 +88,7 @@ def coloured_camvid(folder, split):
     found = [path for path in pictures(folder / "701_StillsRaw_full" if apart else folder) if not path.stem.endswith("_L")]
     return DataSet("camvid", folder, facts.class_sets()["camvid"],
                    paired((path.stem, path, labels / f"{path.stem}_L.png") for path in found if camvid_splits().get(path.stem, "train") == split),
-                   coding("camvid-colours"), coloured=True)
+                   coding("camvid-colours"), coloured=True, split=split)
 
 
 def cityscapes(folder, split):
@@ -98,7 +100,8 @@ def cityscapes(folder, split):
     only_trained = any(path.is_file() for path in truths["labelTrainIds"]) and not any(path.is_file() for path in truths["labelIds"])
     pairs = paired((f"{city}/{stem}", path, truth) for (path, (city, stem)), truth in
                    zip(stems.items(), truths["labelTrainIds" if only_trained else "labelIds"]))
-    return DataSet("cityscapes", folder, facts.class_sets()["cityscapes"], pairs, coding(f"cityscapes-{'train-ids' if only_trained else 'ids'}"))
+    return DataSet("cityscapes", folder, facts.class_sets()["cityscapes"], pairs, coding(f"cityscapes-{'train-ids' if only_trained else 'ids'}"),
+                   split=split)
 
 
 def plain(folder, split):

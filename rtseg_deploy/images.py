@@ -87,21 +87,25 @@ def save(pixels, labels, names, stem):
 
 def overlay(pixels, labels, names):
     """The image under its classes' colours, with a legend of the classes that are in it, largest first."""
-    colours = np.asarray(names.colours, np.float32)[labels]
-    blended = Image.fromarray((OPACITY * colours + (1 - OPACITY) * pixels).round().astype(np.uint8))
     found, counts = np.unique(labels, return_counts=True)
-    rows = [(names.names[c], names.colours[c], n / labels.size) for n, c in sorted(zip(counts, found), reverse=True)]
-    return beside(blended, legend(rows, blended.height))
+    rows = [(f"{names.names[c]}  {n / labels.size:.1%}", names.colours[c]) for n, c in sorted(zip(counts, found), reverse=True)]
+    return beside(Image.fromarray(blended(pixels, labels, names)), legend(rows, pixels.shape[0]))
+
+
+def blended(pixels, labels, names):
+    """H x W x 3 uint8: the image under its classes' colours."""
+    table = (OPACITY * np.asarray(names.colours, np.float32)).take(labels, 0)
+    return (table + np.float32(1 - OPACITY) * pixels).round().astype(np.uint8)
 
 
 def legend(rows, height):
-    """A white column of that height or more: a swatch, a name and a share for each row (name, colour, share)."""
+    """A white column of that height or more: a swatch and a text for each row (text, colour)."""
     letter = max(11, height // 30)
     font = ImageFont.load_default(letter)
-    texts = [f"{name}  {share:.1%}" for name, _, share in rows]
+    texts = [text for text, _ in rows]
     column = Image.new("RGB", (int(max(map(font.getlength, texts))) + 4 * letter, max(height, int(letter * (1.7 * len(rows) + 1)))), "white")
     draw = ImageDraw.Draw(column)
-    for number, ((_, colour, _), text) in enumerate(zip(rows, texts)):
+    for number, (text, colour) in enumerate(rows):
         top = int(letter * (1.7 * number + 0.7))
         draw.rectangle([letter, top, 2 * letter, top + letter], fill=colour, outline="black")
         draw.text((int(2.7 * letter), top + letter / 2), text, fill="black", font=font, anchor="lm")

@@ -36,7 +36,7 @@ ANSWERS = {"probe": {"probe": dict}, "infer": {"environment": dict},
                      "version": str},
            "time": {"seconds": list, "warmup_seconds": list, "warmup_converged": bool, "minor_faults": int, "empty_seconds": (int, float),
                     "began": (int, float), "ended": (int, float), "environment": dict},
-           "profile": {"layers": list, "environment": dict}}
+           "profile": {"layers": list, "environment": dict}, "label": {"pictures": int, "memory_bytes": int, "environment": dict}}
 GPU = {"name": str, "compute_capability": str, "memory_bytes": int}
 
 
@@ -68,7 +68,8 @@ def on_backend(action, path, artifact, backend, arrays, threads=None, own=None, 
                "threads": threads, "own": own, "inputs": names, "labels": list(labels), **more}
     if action == "time":
         request["sampled"], labels = TELEMETRY, (*labels, TELEMETRY)
-    beside = {"time": ("sampler.py", *("frames.py",) * bool(more.get("stages"))), "profile": ("layers.py",)}.get(action, ())
+    beside = {"time": ("sampler.py", *("frames.py",) * bool(more.get("stages"))), "profile": ("layers.py",),
+              "label": ("labelling.py", "frames.py")}.get(action, ())
     return Job(request, {f"network.{artifact.kind}": Path(path), **{name: Path(runner.__file__).with_name(name) for name in beside},
                          **dict(zip(names, map(saved, arrays)))}, labels, RUNNER if own_worker else BACKENDS)
 
@@ -136,13 +137,18 @@ def cpus():
 
 
 @contextmanager
-def ran(job, place=None, tell=quiet):
+def ran(job, place=None, tell=quiet, take=lambda folder: None):
     """(result, folder with the files that the job made), for as long as the block lasts. Raises RtsegError with the worker's error and fix.
 
-    tell(step, fraction done or None) is called while it runs.
+    tell(step, fraction done or None) is called while it runs, and take(folder) after it, for what is to be taken as soon as it is here.
     """
+    def told(step, done):
+        tell(step, done)
+        take(Path(folder))
+
     with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
-        (place or Here()).run(job, Path(folder), tell)
+        (place or Here()).run(job, Path(folder), told)
+        take(Path(folder))
         result = files.read_json(Path(folder, "result.json"))
         if result.get("ok") is not True:
             raise RtsegError(result.get("error", "the job failed and does not say why"), result.get("fix", ""))

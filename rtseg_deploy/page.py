@@ -200,16 +200,22 @@ def lines(rows):
     return text.getvalue()
 
 
-def html(summary):
-    """One page that needs nothing beside it."""
+def rendered(template, filters, **values):
+    """A page of a template of this package; what is put into it is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(loader=PackageLoader("rtseg_deploy"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters.update(ms=ms, fps=frames)
+    environment.filters.update(filters)
+    return environment.get_template(template).render(**values)
+
+
+def html(summary):
+    """One page that needs nothing beside it."""
     results = [Result(value["result"], value["sha256"], value) for value in summary["results"]]
-    return environment.get_template("report.html").render(
-        summary=summary, version=__version__, groups=list(grouped(summary)), interval=interval, count=count, one_bracket=one_bracket,
-        machines=machines(summary), title_of=title_of, measured=measured, pictures=pictures(summary, results))
+    return rendered(
+        "report.html", {"ms": ms, "fps": frames}, summary=summary, version=__version__, groups=list(grouped(summary)),
+        interval=interval, count=count, one_bracket=one_bracket, machines=machines(summary),
+        title_of=title_of, measured=measured, pictures=pictures(summary, results))
 
 
 def machines(summary):

@@ -1,29 +1,47 @@
 """Images -> labels -> pictures that a person can look at."""
+from dataclasses import replace
 from pathlib import Path
 
-from . import backends, facts, images, launch
+from . import backends, facts, images, stream
 from .errors import RtsegError
+from .lists import listed
 from .records import read_artifact
 
 
 def predict(path, paths, folder, backend=None, place=None, tell=lambda step, done: None):
-    """Label images with an artifact; writes <stem>.overlay.png and <stem>.labels.png for each. Returns [(overlay, labels)].
+    """Label images with an artifact; writes <stem>.overlay.png and <stem>.labels.png for each as it goes. Returns [(overlay, labels)].
 
-    An image of another size is resized (bilinear) to the artifact's, and its labels back (nearest).
-    Raises RtsegError, with nothing written, where an image cannot be read.
+    An image of another size is resized (bilinear) to the artifact's, and its logits back, or its labels (nearest).
+    Raises RtsegError where an image cannot be read: those before it are written.
     """
     artifact = read_artifact(path)
     backend, = backends.chosen(artifact, [backend] if backend else [])
     refuse_same_names(paths)
-    pictures = [images.read(image) for image in paths]
-    arrays = [images.fed(images.resized(pixels, artifact.resolution), artifact.input, artifact.normalisation) for pixels in pictures]
-    job = launch.on_backend("infer", path, artifact, backend, arrays)
-    with launch.ran(job, place, tell) as (_, made):
-        labels = launch.labels_in(made, job)
-    if any(found is None for found in labels):
-        raise RtsegError(f"backend {backend} computes no labels", "use another --backend")
-    names = facts.class_set(artifact.class_set, artifact.classes)
-    return [images.save(pixels, found, names, Path(folder, Path(image).stem)) for image, pixels, found in zip(paths, pictures, labels)]
+    names, done = facts.class_set(artifact.class_set, artifact.classes), []
+
+    def take(one):
+        image = paths[one.number]
+        done.append(images.save(images.read(image), one.labels, names, Path(folder, Path(image).stem)))
+
+    def told(step, share):
+        tell(f"{step}: {len(done)} of {len(paths)} images" if len(paths) > 1 else step, len(done) / len(paths))
+
+    known = replace(artifact, enlarge=artifact.enlarge or "nearest")     # a picture to look at, where nobody says how
+    stream.pictures(path, known, backend, paths, take, place, told)
+    return done
+
+
+def images_of(words):
+    """Image files that are named, and those of folders that are. Raises RtsegError where there is none of a name."""
+    found = []
+    for word in words:
+        if Path(word).is_dir():
+            found += listed(word)
+        elif Path(word).is_file():
+            found.append(word)
+        else:
+            raise RtsegError(f"{word}: no such file")
+    return found
 
 
 def refuse_same_names(paths):

@@ -5,12 +5,16 @@ Only click is imported here; the rest when it is needed.
 import contextlib
 import errno
 import os
+import re
 import sys
+import time
 import traceback
 
 import click
 
 from .errors import RtsegError, first_line, printable
+
+COUNTING_SECONDS = 5                # between lines of a step that counts
 
 
 class Size(click.ParamType):
@@ -76,12 +80,7 @@ def progress():
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        told = []
-
-        def tell(step, done):
-            if step not in told[-1:]:
-                told.append(step)
-                click.echo(f"  {step}", err=True)
+        tell = lines()
         with contextlib.redirect_stdout(sys.stderr):
             yield tell
         return
@@ -90,6 +89,19 @@ def progress():
                   transient=True, refresh_per_second=2) as bar:
         task = bar.add_task("", total=None)
         yield lambda step, done: bar.update(task, description=step, total=None if done is None else 1.0, completed=done or 0)
+
+
+def lines():
+    """tell for a file: a line a step, and of one that counts a line at times."""
+    told, since = "", 0.0
+
+    def tell(step, done):
+        nonlocal told, since
+        counts = done is not None and done < 1 and re.sub("[0-9]+", "0", step) == re.sub("[0-9]+", "0", told)
+        if step != told and not (counts and time.monotonic() - since < COUNTING_SECONDS):
+            told, since = step, time.monotonic()
+            click.echo(f"  {step}", err=True)
+    return tell
 
 
 def show(*renderables):

@@ -184,6 +184,19 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path):
     assert not result.stderr
 
 
+def test_off_a_terminal_a_step_that_counts_is_a_line_at_times(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: clock[0])
+    tell = terminal.lines()
+    for number in range(1, 101):
+        clock[0] += 0.2
+        tell(f"{number} of 100 pictures", number / 100)
+    tell("writing", None)
+    tell("writing", None)
+    told = capsys.readouterr().err.split("\n")
+    assert told[0] == "  1 of 100 pictures" and told[-3:] == ["  100 of 100 pictures", "  writing", ""] and len(told) == 7
+
+
 def test_progress_on_a_terminal_and_off_it():
     with terminal.progress() as tell:
         tell("one step", None)

@@ -12,7 +12,8 @@ from rtseg_deploy.models import networks
 PACKAGE = ROOT / "rtseg_deploy"
 # a module imports only from layers above its own
 LAYERS = [
-    {"errors", "device.runner", "device.steps", "device.parser", "device.sampler", "device.look", "device.frames", "device.layers"},
+    {"errors", "device.runner", "device.steps", "device.parser", "device.sampler", "device.look", "device.frames", "device.layers",
+     "device.labelling"},
     {"files", "telemetry", "svg", "statistics"},
     {"records", "facts"},
     {"graphs", "tables"},
@@ -26,15 +27,17 @@ LAYERS = [
     {"fp16"},
     {"backends"},
     {"launch", "remarks", "original", "doubts"},
-    {"ssh", "ondevice", "check"},
+    {"ssh", "ondevice", "check", "stream"},
     {"conditions"},
     {"doctor"},
     {"repairs"},
-    {"export", "adopt", "fix", "build", "bench", "predict", "verify", "deploy_config", "dataflow", "results", "compare"},
+    {"export", "adopt", "fix", "build", "bench", "predict", "video", "verify", "deploy_config", "dataflow", "results", "compare"},
     {"collect"},
     {"measure", "matrix", "report", "remedies", "estimate", "verdicts"},
     {"demo", "bundle", "campaign", "profile", "plots", "beside"},
     {"summary", "page"},
+    {"gallery"},
+    {"evaluate"},
     {"terminal"},
     {"cli"},
 ]
@@ -86,7 +89,8 @@ def test_the_measuring_half_imports_no_torch_and_no_onnx():
     for name in ("launch", "bench", "build", "predict", "images", "records", "files", "facts", "report", "backends", "device", "device.runner",
                  "ssh", "ondevice", "bundle", "collect", "precision", "verify", "deploy_config", "telemetry", "conditions", "doctor", "plans",
                  "tables", "facts.tables", "statistics", "doubts", "campaign", "measure",
-                 "device.layers", "profile", "datasets", "lists", "accuracy", "facts.datasets"):
+                 "device.layers", "profile", "datasets", "lists", "accuracy", "facts.datasets",
+                 "stream", "device.labelling", "evaluate", "gallery", "video"):
         path = PACKAGE / (name.replace(".", "/") + ".py")
         path = path if path.exists() else PACKAGE / name / "__init__.py"
         top = [node for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]

@@ -121,29 +121,50 @@ def bench_plan(path, ask, anywhere, again, as_json):
 
 @cli.command()
 @click.argument("artifact", type=click.Path(exists=True, dir_okay=False))
-@click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
-@click.option("-o", "--output", "folder", required=True, type=click.Path(file_okay=False), help="Folder for <name>.overlay.png and <name>.labels.png.")
+@click.argument("sources", nargs=-1, required=True, metavar="IMAGE|FOLDER|VIDEO|CAMERA...")
+@click.option("-o", "--output", "folder", required=True, type=click.Path(file_okay=False),
+              help="Folder for <name>.overlay.png and <name>.labels.png, or <name>.overlay.mp4.")
 @click.option("--backend", help="onnxruntime-cpu if not given; an engine has its own.")
+@click.option("--frames", type=click.IntRange(1), help="Of a video or a camera only so many.")
+@click.option("--labels", is_flag=True, help="Of a video or a camera each frame's label map too.")
 @on
 @as_json
-def predict(artifact, images, folder, backend, on, as_json):
-    """Label images: a coloured overlay with a legend, and the plain label map.
+def predict(artifact, sources, folder, backend, frames, labels, on, as_json):
+    """Label images: a coloured overlay with a legend, and the plain label map. Or a video, or a camera (camera:0) until ctrl-C: a video of the overlay.
 
     \b
     Example:
       rtseg-deploy predict net.onnx street.png -o out
+      rtseg-deploy predict net.onnx drive.mp4 -o out
+      rtseg-deploy predict net.onnx camera:0 -o out --frames 500
     """
-    from .. import ssh
+    from .. import ssh, video
+    from ..predict import images_of
     from ..predict import predict as label
 
     place = ssh.place(on)
+    films = [source for source in sources if video.is_video(source)]
+    if films and place:
+        raise click.UsageError(f"{films[0]} is labelled on this machine: leave --on out, or give images")
+    images = images_of([source for source in sources if source not in films])
     with progress() as tell:
-        done = label(artifact, images, folder, backend, place, tell)
+        done = label(artifact, images, folder, backend, place, tell) if images else []
+        made = [video.overlaid(artifact, film, folder, backend, tell, frames, labels) for film in films]
     if as_json:
-        click.echo(json.dumps([{"image": image, "overlay": str(o), "labels": str(m)} for image, (o, m) in zip(images, done)], indent=1))
-    else:
-        for pair in done:
-            print(*pair, sep="\n")  # as they are: click would take escapes out of a name
+        click.echo(json.dumps([*({"image": str(image), "overlay": str(o), "labels": str(m)} for image, (o, m) in zip(images, done)), *made], indent=1))
+        return
+    for pair in done:
+        print(*pair, sep="\n")  # as they are: click would take escapes out of a name
+    for found in made:
+        tell_film(found)
+
+
+def tell_film(found):
+    from .. import video
+    from ..report import plain_table
+
+    show(plain_table(video.rows(found)), f"{found['frames']} frames, {found['frames_per_second']:.1f} a second; the overlay shows {found['rate']:g} a second")
+    print(found["overlay"])
 
 
 @cli.command()

@@ -14,7 +14,13 @@ import numpy
 class Frames:
     def __init__(self, job, session):
         self.session, self.about = session, job["stages"]
-        self.samples = []
+        self.samples, self.frame = [], None
+
+    def take(self, frame):
+        """Another frame: of another size its stages are others."""
+        if self.frame is None or frame.shape != self.frame.shape:
+            self.feed(frame)
+        self.frame = frame
 
     def feed(self, array):
         """Take the frame; the session gets it too, once, so that what it sets up at its first input is not timed."""
@@ -86,7 +92,8 @@ class Frames:
         self.session.step()
 
     def fetched(self, _):
-        return self.session.output()
+        self.given = self.session.output()      # for whoever checks it
+        return self.given
 
     def enlarged(self, logits):
         return scaled(logits[0], self.shape, self.about["enlarge"])[None]

@@ -1,0 +1,287 @@
+"""How right the labels of an artifact or a checkpoint are: a data set through a backend, picture by picture; killed, it goes on where it was.
+
+NAME.jsonl has a line for each picture, its counts as integers, so that the order and the number of runs change nothing; NAME.json is what they say.
+"""
+import fcntl
+import hashlib
+import json
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from . import accuracy, backends, datasets, files, gallery, images, launch, stream
+from .accuracy import Counts
+from .errors import RtsegError, need
+from .facts import datasets as known
+from .measure import exported, measure, named
+from .records import FORMAT, read_artifact, sidecar, size
+
+AGAIN = "evaluate it anew with --again"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """How something is to be evaluated."""
+    data: datasets.DataSet
+    backend: str | None = None
+    place: object = None
+    save: str | None = None         # folder of the gallery
+    again: bool = False
+    results: str = "accuracy"
+    protocol: str = "network"       # as bench.Ask: a checkpoint is exported as for it
+    own: dict | None = None
+
+
+def evaluate(subject, ask, resolution=None, dialect=None, tell=launch.quiet):
+    """(result file, its value) of an artifact or a checkpoint, at a resolution instead of the artifact's or the data set's. Raises RtsegError."""
+    work = partial(evaluated, subject)
+    if Path(subject).suffix in (".onnx", ".engine"):
+        (done,) = measure(subject, [resolution] if resolution else [], ask, tell=tell, work=work)
+    else:
+        (done,) = of_checkpoint(subject, replace(ask, backend=ask.backend or "torch-eager"), resolution, dialect, tell, work)
+    return done
+
+
+def of_checkpoint(subject, ask, resolution, dialect, tell, work):
+    """What work gives of its export at the size of the data set's pictures, resized to what its paper feeds the network."""
+    resolution = resolution or size_of(ask.data.pairs[0].image)
+    need("torch")
+    tell("loading PyTorch", None)
+    from . import checkpoints
+
+    network = named(subject, dialect, None, checkpoints)
+    reduced = papers_input(network.network.name, ask.data, resolution)
+    return exported(lambda _: network, [resolution], {"network_input": reduced}, ask, tell, work)
+
+
+def size_of(path):
+    """(height, width) of an image file."""
+    with images.opened(path) as image:
+        return image.height, image.width
+
+
+def some(data, count):
+    """The data set, or so many of its pairs, evenly spread: neighbours are often of one scene."""
+    if count is None or count >= len(data.pairs):
+        return data
+    return replace(data, pairs=tuple(data.pairs[number * len(data.pairs) // count] for number in range(count)))
+
+
+def papers_input(network, data, resolution):
+    """The (height, width) that a network's paper resizes images of that size to; None where it says none."""
+    found = known.evaluated(network, data.name)
+    return found.input if found and found.resolution == tuple(resolution) != found.input else None
+
+
+def evaluated(subject, path, ask, tell):
+    """[(result file, its value)] of one artifact; it is temporary where it is not the subject itself."""
+    artifact, data = read_artifact(path), ask.data
+    refuse_other_classes(path, artifact, data)
+    stream.refuse_unknown_enlarging(path, artifact)
+    (backend,) = backends.chosen(artifact, [ask.backend] if ask.backend else [])
+    identity = identity_of(artifact, Path(path) != Path(subject), backend, ask)
+    goal = Path(ask.results, f"{artifact.model}-{size(artifact.resolution)}-{artifact.precision}-{data.name}-{backend}-{key(identity)}.json")
+    with log(goal.with_suffix(".jsonl"), ask.again) as (done, add):
+        todo = [pair for pair in data.pairs if pair.name not in done or ask.save and not gallery.drawn(ask.save, pair.name)]
+        title = f"{artifact.model} {size(artifact.resolution)} {backend}, {data.name}"
+        workers = label(path, artifact, backend, todo, ask, add, counted(tell, title, len(data.pairs) - len(todo), len(data.pairs))) if todo else []
+    described = replace(artifact, checks={name: check for name, check in artifact.checks.items() if name != "accuracy"})     # earlier ones
+    value = {"format": FORMAT, "kind": "accuracy", "artifact": described.to_json(), "file": str(subject), "backend": backend, **identity["data"],
+             **summary(goal.with_suffix(".jsonl"), artifact, data, ask.save), **worked(workers, goal, ask)}
+    files.write_json(goal, value)
+    if Path(path) == Path(subject):
+        note_in_sidecar(path, value, goal)
+    return [(goal, value)]
+
+
+def refuse_other_classes(path, artifact, data):
+    wanted = data.classes
+    if artifact.classes != len(wanted.names) or wanted.name and artifact.class_set not in ("", wanted.name):
+        of = f" ({artifact.class_set})" if artifact.class_set else ""
+        raise RtsegError(f"{path} has {artifact.classes} classes{of}, and {data.name} has {len(wanted.names)}",
+                         "evaluate it on the data set that it was trained for, or export the checkpoint that was trained for this one")
+
+
+def identity_of(artifact, temporary, backend, ask):
+    """All that decides what the rows are. What was exported for this has other bytes each time, and is known by what it was made of."""
+    pairs = ask.data.pairs
+    lines = "".join(f"{pair.name} {pair.labels.stat().st_size}\n" for pair in pairs)
+    made_of = [artifact.parent, artifact.model, artifact.dialect, artifact.resolution, artifact.network_input, artifact.precision, artifact.output]
+    return {"artifact": made_of if temporary else artifact.sha256, "format": FORMAT, "backend": backend, "on": ask.place.name if ask.place else "",
+            "data": {"data": {"name": ask.data.name, "split": ask.data.split, "pictures": len(pairs), "digest": hashlib.sha256(lines.encode()).hexdigest()}}}
+
+
+def key(identity):
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@contextmanager
+def log(path, again):
+    """(names of the pictures whose rows are there, function that adds a row); a row that was torn when its writer was killed is dropped."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RtsegError(f"{path} is being written by another evaluation", "wait for it, or end it") from None
+        if again:
+            file.truncate(0)
+        file.seek(0)
+        whole = sum(len(line) for line in file if line.endswith(b"\n"))
+        file.truncate(whole)
+
+        def add(row):
+            file.write(json.dumps(row, separators=(",", ":")).encode() + b"\n")
+            file.flush()
+        yield {row["name"] for row in rows_in(path)}, add
+
+
+def rows_in(path):
+    """The rows of a log, each picture's once. Raises RtsegError."""
+    seen = set()
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not launch.has(row, {"name": str, "size": list, "confusion": list, "seconds": dict, "decode": float, "waited": float}):
+                raise RtsegError(f"{path} is damaged in line {number}", AGAIN)
+            if row["name"] not in seen:
+                yield row
+            seen.add(row["name"])
+
+
+def label(path, artifact, backend, pairs, ask, add, tell):
+    """Label these pictures, add a row for each, and draw them where that is asked for; returns the workers' results."""
+    def take(one):
+        pair = pairs[one.number]
+        truth = datasets.truth(ask.data, pair)
+        found = accuracy.counts(truth, one.labels, artifact.classes)
+        if ask.save:
+            gallery.draw(ask.save, pair.name, images.read(pair.image), truth, one.labels, ask.data.classes)
+        add({"name": pair.name, "size": one.labels.shape, "confusion": [[int(t), int(p), int(found.confusion[t, p])] for t, p in
+             zip(*found.confusion.nonzero())], "boundary": None if found.boundary is None else found.boundary.tolist(),
+             **{name: one.row[name] for name in ("seconds", "decode", "waited")}})
+        tell(None, one.number + 1)
+
+    return stream.pictures(path, artifact, backend, [pair.image for pair in pairs], take, ask.place, tell, ask.own)
+
+
+def counted(tell, title, before, total):
+    """A tell for the worker's steps, and for the number of pictures that are done: it says how many there are and how long the rest takes."""
+    done, begin = 0, None
+
+    def told(step, count):
+        nonlocal done, begin
+        if step is None:
+            done, begin = count, begin or time.monotonic()      # the first one's time is the start of the worker
+        rest = (time.monotonic() - begin) / (done - 1) * (total - before - done) if done > 1 else None
+        tell(f"{title}: {before + done} of {total} pictures" + (f", {clock(rest)} left" if rest is not None else ""), (before + done) / total)
+    return told
+
+
+def clock(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def counts_of(row, classes):
+    confusion = np.zeros((classes, classes), np.int64)
+    for truth, found, pixels in row["confusion"]:
+        confusion[truth, found] = pixels
+    return Counts(confusion, None if row["boundary"] is None else np.array(row["boundary"], np.int64))
+
+
+def summary(path, artifact, data, save):
+    """What the rows of a log say; the gallery's page is written where there is one."""
+    names, total, sizes, seconds, waited, pictures = data.classes.names, None, Counter(), {}, [], []
+    for row in rows_in(path):
+        one = counts_of(row, artifact.classes)
+        total = total + one if total else one
+        sizes[tuple(row["size"])] += 1
+        waited.append((row["waited"], sum(row["seconds"].values())))
+        for stage, spent in {"decode": row["decode"], **row["seconds"]}.items():
+            seconds.setdefault(stage, []).append(spent)
+        if save:
+            pictures.append((row["name"], row["size"], accuracy.scores(one, names)))
+    scores = accuracy.scores(total, names)
+    said = {"scores": scores, "protocol": protocol(artifact, sizes, data), "notes": notes(artifact, sizes, scores),
+            "stages": {stage: median(spent) for stage, spent in seconds.items()}, "waited_share": share_waited(waited[1:])}
+    if save:
+        gallery.write(save, pictures, data, said, f"{artifact.model} {size(artifact.resolution)} {artifact.precision}")
+    return said
+
+
+def share_waited(pairs):
+    """Share of the time that went by until the next picture was there, of what its stages took and that; the first one's is the start."""
+    waited, worked = (sum(times) for times in zip(*pairs)) if pairs else (0.0, 0.0)
+    return waited / (waited + worked) if pairs else None
+
+
+def protocol(artifact, sizes, data):
+    """At which sizes, and by which rules; see accuracy.py."""
+    return {"pictures": {size(one): count for one, count in sizes.items()}, "artifact": size(artifact.resolution),
+            "network_input": size(artifact.network_input),
+            "ignored": f"what {data.name} does not label", "miou": "mean over the classes that are in the truth or among the labels, all pictures together",
+            "boundary_f": f"within {100 * accuracy.TOLERANCE:.2f} % of the diagonal"}
+
+
+def notes(artifact, sizes, scores):
+    other = {one: count for one, count in sizes.items() if one != artifact.resolution}
+    back = "labels repeated" if artifact.output == "labels" else "logits enlarged"
+    rows = [(other, f"{sum(other.values())} of {sum(sizes.values())} pictures are not {size(artifact.resolution)}, such as {size(next(iter(other), (0, 0)))}: "
+             f"resized to it, and their {back} back"),
+            (artifact.network_input != artifact.resolution, f"the graph resizes the picture to {size(artifact.network_input)} first, and the logits back"),
+            ("seed" in artifact.parent, "random weights: the labels mean nothing"), (scores.get("note"), scores.get("note"))]
+    return [text for applies, text in rows if applies]
+
+
+def worked(workers, goal, ask):
+    """What the workers tell of themselves; where none had to run, what the last ones told."""
+    if workers:
+        return {"on": ask.place.name if ask.place else "", "memory_bytes": max(one["memory_bytes"] for one in workers),
+                "environment": workers[-1]["environment"]}
+    earlier = files.read_json(goal) if goal.is_file() else {}
+    return {name: earlier.get(name) for name in ("on", "memory_bytes", "environment")}
+
+
+def note_in_sidecar(path, value, goal):
+    """Put what was found beside what was proven."""
+    described = files.read_json(sidecar(path))
+    data = value["data"]
+    name = ", ".join(filter(None, (f"{data['name']} {data['split']}".strip(), f"{data['pictures']} pictures", value["backend"], value["on"])))
+    found = {part: value["scores"][part] for part in ("miou", "miou_all", "pixel_accuracy", "boundary_f", "pixels")}
+    described["checks"].setdefault("accuracy", {})[name] = {**found, "digest": data["digest"], "result": goal.name}
+    files.write_json(sidecar(path), described)
+
+
+def rows(value):
+    """Rows of plain values for a table: a class each, and the mean."""
+    scores = value["scores"]
+    boundary = scores["boundary"] or {}
+    found = [{"class": name, "IoU %": percent(iou), "boundary F %": percent(boundary.get(name))} for name, iou in scores["iou"].items()]
+    return [*found, {"class": "mean", "IoU %": percent(scores["miou"]), "boundary F %": percent(scores["boundary_f"])}]
+
+
+def percent(fraction):
+    return "" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def remarks(path, value):
+    """Lines under the table."""
+    scores, data = value["scores"], value["data"]
+    yield (f"mIoU {percent(scores['miou'])} % ({percent(scores['miou_all'])} % over all {len(scores['iou'])} classes), pixel accuracy "
+           f"{percent(scores['pixel_accuracy'])} %, of {scores['pixels']:,} pixels in {data['pictures']} pictures of {data['name']} {data['split']}")
+    times = ", ".join(f"{stage} {1e3 * seconds:.1f}" for stage, seconds in value["stages"].items())
+    yield f"median ms: {times}; the network waited for pictures {percent(value['waited_share']) or 0} % of its time"
+    if value["memory_bytes"]:
+        yield f"the worker took {value['memory_bytes'] / 2**20:,.0f} MiB at most"
+    yield from (f"note: {note}" for note in value["notes"])
+    yield str(path)
