@@ -12,6 +12,7 @@ from .records import read_artifact, write_artifact
 
 CACHE = "timing-cache"
 STRONGLY_TYPED = 11                 # TensorRT's first version that is so always
+ON_DEVICE = {"why": "found on the device"}
 SUSPICIOUS = 8                      # engine bytes per weight byte; networks without depthwise convolutions stay under 4
 
 
@@ -26,12 +27,12 @@ class Plan:
     proven: dict
 
 
-def build_engine(path, target_name, fp16=False, root="engines", tell=launch.quiet, keep_depthwise=False, place=None, workspace_mib=None):
+def build_engine(path, target_name, fp16=False, root="engines", tell=launch.quiet, keep_depthwise=False, place=None, workspace_mib=None, images=()):
     """Build an engine; returns (its path, its Artifact). Raises RtsegError, with nothing written, where it would not be what was asked for.
 
     keep_depthwise: leave depthwise convolutions as they are even where the runtime expands them. place: the device, see ssh.place; this
-    machine if not given. Where the device itself builds, its labels are compared with the ONNX file's; where FP16 breaks them the layers
-    that do are found and stay in FP32.
+    machine if not given. What FP16 cannot hold stays in FP32: on the proof's pictures, and on `images`, paths. Where the device itself
+    builds, its labels are compared with the ONNX file's; where FP16 breaks them nevertheless the layers that do are found and stay too.
     """
     artifact, target = read_artifact(path), facts.target(target_name)
     if artifact.kind != "onnx":
@@ -41,11 +42,13 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=launch.quie
     precision = "fp16" if fp16 else artifact.precision
     goal = goal_of(path, target, precision, root)
     cache = goal.parent / (re.sub(r"[^\w.]+", "-", f"{gpu['name']}-{version}") + ".timing-cache") if gpu else None
+    known = staying(path, artifact, precision, images, tell)
 
     with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
         def attempt(kept, temporary):
             """(Artifact, whether its labels hold) of one build."""
-            plan = planned(path, artifact, target, precision, runtime, Path(folder, "graph.onnx"), tell, version, keep_depthwise, workspace_mib, cache, kept)
+            why = {name: known.get(name, ON_DEVICE) for name in kept}
+            plan = planned(path, artifact, target, precision, runtime, Path(folder, "graph.onnx"), tell, version, keep_depthwise, workspace_mib, cache, why)
             with launch.ran(plan.job, place, tell) as (result, made):
                 shutil.move(made / "engine", temporary)
                 if cache and (made / CACHE).is_file():
@@ -61,8 +64,8 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=launch.quie
                     last[:] = [kept, *attempt(kept, temporary)]
                 return last[2]
 
-            if not holds([]) and precision == "fp16":
-                kept = offenders(floating(path), holds)
+            if not holds(list(known)) and precision == "fp16":
+                kept = offenders(floating(path), holds, known)
                 holds(kept)
                 if not last[1].checks["layers"]["fp16"]:
                     raise RtsegError(f"with {', '.join(kept)} in FP32 no layer of the engine computes in FP16", "build it without --fp16")
@@ -113,22 +116,32 @@ def builder(target, place, tell):
 
 
 def planned(path, artifact, target, precision, runtime, goal, tell=launch.quiet, version=None, keep_depthwise=False, workspace_mib=None, cache=None, kept=()):
-    """The Plan of an engine; a graph that has to be another than the artifact's own is written to `goal`.
+    """The Plan of an engine; a graph that has to be another than the artifact's own is written to `goal`. kept: see staying.
 
     Strongly typed runtimes (TensorRT 11, TensorRT-RTX) take precision from the graph; the others have a flag for FP16 and one a layer for FP32.
     """
     typed = runtime == "tensorrt_rtx" or version is not None and int(version.partition(".")[0]) >= STRONGLY_TYPED
     channels = None if keep_depthwise or runtime != "tensorrt_rtx" else facts.group_channels().get((target.parser, target.compute_capability, precision))
     graph, proven = prepared(Path(path), artifact, precision if typed else artifact.precision, channels, goal, tell, kept if typed else ())
+    if kept:
+        proven["kept_fp32"] = kept
     request = {"action": "build", "runtime": runtime, "onnx": "network.onnx", "engine": "engine", "precision": precision}
     if runtime == "tensorrt_rtx":
         return Plan(runtime, launch.Job({**request, "compute_capability": target.compute_capability}, {"network.onnx": graph}, ("engine",)), proven)
     request.update(workspace_bytes=(workspace_mib or target.workspace_mib) << 20, timing_cache=CACHE, keep_fp32=[] if typed else list(kept),
                    tactics="both" if target.external_tactics else "default")
-    if kept and not typed:
-        proven["kept_fp32"] = list(kept)
     held = {CACHE: cache} if cache and cache.is_file() else {}
     return Plan(runtime, launch.Job(request, {"network.onnx": graph, **held}, ("engine", CACHE)), proven)
+
+
+def staying(path, artifact, precision, images=(), tell=launch.quiet):
+    """{node of an ONNX file that has to stay in FP32: why}, see fp16.beyond_range; none where the precision stays as it is."""
+    if precision == artifact.precision:
+        return {}
+    onnx = need("onnx_graphsurgeon", "polygraphy", "onnxruntime", "onnx")
+    from . import fp16, proof
+
+    return fp16.beyond_range(onnx.load(path), proof.pictures(artifact.resolution, artifact.normalisation, artifact.input, images), tell)
 
 
 def floating(path):
@@ -188,8 +201,7 @@ def prepared(path, artifact, precision, channels, goal, tell, kept=()):
         proven["grouped"] = {"convolutions": widened, "channels": channels, "parity": parity}
     if precision != artifact.precision:
         tell("converting to FP16 and proving it", None)
-        proven["kept_fp32"] = list(dict.fromkeys([*fp16.beyond_range(model, inputs), *kept]))
-        model, proven["parity"] = fp16.convert(model, reference, inputs, proven["kept_fp32"])
+        model, proven["parity"] = fp16.convert(model, reference, inputs, list(kept))
     files.write(goal, model.SerializeToString())
     return goal, proven
 

@@ -105,7 +105,8 @@ def refuse_same_names(paths, goal):
 def engine_steps(subject, artifact, target, precision, folder, tell):
     """An engine is built, asked for the labels of the proof's pictures, and timed."""
     path = subject.path
-    plan = build.planned(path, artifact, target, precision, build.runtime_of(target), folder / f"{path.stem}.{precision}.onnx", tell)
+    kept = build.staying(path, artifact, precision, tell=tell)
+    plan = build.planned(path, artifact, target, precision, build.runtime_of(target), folder / f"{path.stem}.{precision}.onnx", tell, kept=kept)
     stem = f"{path.stem}-{precision}"
     built = Step(f"{stem}-build", plan.job, {"file": subject.file, "artifact": artifact.to_json(), "target": target.name, "precision": precision,
                                              "proven": plan.proven})

@@ -16,11 +16,11 @@ DEFAULT_OPSET = 17                  # TensorRT 8.6 and everything newer; 13 for 
 
 
 def export(trained, path, resolution, opset=None, precision="fp32", output="logits", input="normalised", class_set="",
-           tell=lambda step, done: None, target="", network_input=None):
+           tell=lambda step, done: None, target="", network_input=None, images=()):
     """Write the artifact and its sidecar; returns the Artifact.
 
     resolution: (height, width); network_input: another one, that the graph is to resize the image to first. output, input: see
-    records.Artifact. tell(step, fraction done) is called as it goes.
+    records.Artifact. tell(step, fraction done) is called as it goes. images: paths, on which FP16 is to hold too.
     target: by name; the graph is written so that its parser takes it. opset: the target's if not given, or DEFAULT_OPSET.
     Raises RtsegError, with nothing written, for a size that the network cannot take, a graph that is not the network, or one that the
     target's parser does not take.
@@ -42,7 +42,7 @@ def export(trained, path, resolution, opset=None, precision="fp32", output="logi
     raw = trace(net, torch.from_numpy(inputs["street"].fed), opset)
     tell("folding BatchNorm", 0.15)
     model, fold = passes.optimise(raw)
-    rewritten = []
+    rewritten, stays = [], {}
     if device:
         kept += ("as_convolution",) if precision == "fp16" else ()  # only in FP32 is it needed
         model, rewritten = repairs.repaired(model, check.parser_for(device), device.compute_capability, kept)
@@ -50,7 +50,9 @@ def export(trained, path, resolution, opset=None, precision="fp32", output="logi
     parity = prove(net, raw, model, inputs)
     if precision == "fp16":
         tell("converting to FP16 and proving it", 0.7)
-        model, parity = fp16.convert(model, reference(net), inputs)
+        inputs = proof.pictures(resolution, normalisation, input, images)
+        stays = fp16.beyond_range(model, inputs, tell)
+        model, parity = fp16.convert(model, reference(net), inputs, list(stays))
     warned = parser_warnings(model, device)
 
     artifact = Artifact(
@@ -58,7 +60,8 @@ def export(trained, path, resolution, opset=None, precision="fp32", output="logi
         resolution=tuple(resolution), network_input=network_input, enlarge=trained.dialect.enlarge, precision=precision, input=input, output=output,
         normalisation=normalisation,
         opset=graphs.opset_of(model), weights_bytes=weights_bytes(model), parent=trained.parent,
-        checks={"fold": fold, "parity": parity, "tensors": bindings(model), **({"repairs": {"target": target, "rows": rewritten}} if device else {})},
+        checks={"fold": fold, "parity": parity, "tensors": bindings(model), **({"kept_fp32": stays} if stays else {}),
+                **({"repairs": {"target": target, "rows": rewritten}} if device else {})},
         versions=versions(torch=torch.__version__),
         warnings=seed_warning(trained) + otherwise_warning(trained) + batch_warning(fold) + portrait_warning(resolution) + warned)
     tell("writing", 0.95)

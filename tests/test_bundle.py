@@ -19,7 +19,7 @@ import pytest
 from conftest import ROOT, run
 from remote import python
 
-from rtseg_deploy import bundle, collect, launch, ondevice, records
+from rtseg_deploy import bundle, collect, facts, launch, ondevice, records
 from rtseg_deploy.device import runner, steps
 from rtseg_deploy.errors import RtsegError
 
@@ -501,3 +501,11 @@ def test_an_engine_is_filed_with_what_its_labels_are_worth(brought_back, tmp_pat
 def test_an_engine_with_other_labels_is_not_filed(brought_back, tmp_path, labels):
     filed = collect.collect(resealed(brought_back[1], tmp_path / "r.tar.gz", taken_there(labels)), tmp_path / "engines", tmp_path / "results")
     assert not filed[0].ok and "its labels are not those of" in filed[0].what and not (tmp_path / "engines").exists()
+
+
+def test_what_fp16_cannot_hold_stays_in_fp32_on_the_device_too(artifact, tmp_path, monkeypatch):
+    why = {"a node": {"why": "overflow", "tensor": "t", "largest": 1e6, "on": "street"}}
+    monkeypatch.setattr(bundle.build, "staying", lambda *rest, **more: why)
+    subject = bundle.Subject(artifact, bundle.bench.Ask(iterations=20), "net.onnx")
+    built, *_ = bundle.engine_steps(subject, records.read_artifact(artifact), facts.target("gtx-1080ti"), "fp16", tmp_path, launch.quiet)
+    assert built.job.request["keep_fp32"] == ["a node"] and built.about["proven"]["kept_fp32"] == why

@@ -43,11 +43,11 @@ def network(tmp_path_factory):
     return exported(tmp_path_factory.mktemp("net"), "labels")
 
 
-def exported(folder, output):
+def exported(folder, output, net=NET):
     """The network's ONNX file."""
-    (folder / "echo.py").write_text(NET)
+    (folder / "echo.py").write_text(net)
     (folder / "nets").mkdir()
-    (folder / "nets/echo.py").write_text(NET)
+    (folder / "nets/echo.py").write_text(net)
     run("export", "--model", "nets.echo:build", "-o", "net.onnx", "--resolution", "32x48", "--opset", 13, "--output", output,
         "--normalisation", "none", cwd=folder)
     return folder / "net.onnx"
@@ -136,14 +136,23 @@ def test_a_pascal_is_built_with_both_tactic_settings_and_the_faster_stays(device
 def test_layers_that_fp16_breaks_are_found_on_the_device_and_stay(device, network, version, which):
     loud = [device.convolutions[number] for number in which]
     engine = build(device, network, device(version, overflows=loud), TARGETS[version], "--fp16")
-    assert engine["checks"]["kept_fp32"] == loud and engine["checks"]["run_on_device"]["ok"]
+    assert list(engine["checks"]["kept_fp32"]) == loud and engine["checks"]["run_on_device"]["ok"]
     assert engine["checks"]["layers"]["fp16"] > 0 and set(loud) <= set(engine["checks"]["layers"]["fp32_names"])
+
+
+def test_what_overflows_by_its_range_is_built_in_fp32_at_once(device, server, tmp_path):
+    """What passes between the first two convolutions is beyond FP16; the labels stay what they are."""
+    network = exported(tmp_path, "labels", NET.replace("    return", "    net[0].weight.data *= 2.0 ** 20\n    net[2].weight.data *= 2.0 ** -20\n    return"))
+    engine = build(device, network, device("8.6", network), "gtx-1080ti", "--fp16")
+    kept, nodes = engine["checks"]["kept_fp32"], [node.name for node in onnx.load(network).graph.node]
+    assert list(kept) == nodes[:3] and {row["why"] for row in kept.values()} == {"overflow"}
+    assert engine["checks"]["layers"]["fp32_names"] == nodes[:3] and engine["checks"]["layers"]["fp16"] > 0 and engine["checks"]["run_on_device"]["ok"]
 
 
 def test_logits_that_overflow_are_a_reason_to_search(device, server, tmp_path):
     network = exported(tmp_path, "logits")
     url = device("8.6", network, overflows=device.convolutions[2:3])
-    assert build(device, network, url, "gtx-1080ti", "--fp16")["checks"]["kept_fp32"] == device.convolutions[2:3]
+    assert build(device, network, url, "gtx-1080ti", "--fp16")["checks"]["kept_fp32"] == {device.convolutions[2]: {"why": "found on the device"}}
 
 
 def test_fp16_that_holds_needs_one_build(device, network):

@@ -161,11 +161,22 @@ def test_labels_that_hold_need_one_build(device, tmp_path):
     assert records.read_artifact(path) == engine
 
 
+def test_what_the_ranges_tell_is_in_fp32_from_the_first_build_on(device, tmp_path, monkeypatch):
+    known = {device.nodes[5]: {"why": "overflow", "tensor": "t", "largest": 1e6, "on": "street"}}
+    monkeypatch.setattr(build, "staying", lambda *rest: known)
+    _, engine = device.build(tmp_path)
+    assert device.kept == [[device.nodes[5]]] and engine.checks["kept_fp32"] == known
+    device.bad = [device.nodes[9], device.nodes[5]]
+    _, engine = device.build(tmp_path)
+    assert engine.checks["kept_fp32"] == {**known, device.nodes[9]: build.ON_DEVICE}
+    assert all(device.nodes[5] in kept for kept in device.kept), "the search begins with what is known"
+
+
 @pytest.mark.parametrize("wanted", [[0], [-1], [3, 7]])
 def test_layers_that_overflow_are_found_and_listed(device, tmp_path, wanted):
     device.bad = [device.nodes[number] for number in wanted]
     _, engine = device.build(tmp_path)
-    assert engine.checks["kept_fp32"] == device.kept[-1] and set(device.kept[-1]) == set(device.bad) and device.kept[0] == []
+    assert list(engine.checks["kept_fp32"]) == device.kept[-1] and set(device.kept[-1]) == set(device.bad) and device.kept[0] == []
     assert len(device.jobs) <= 2 + len(wanted) * (1 + np.ceil(np.log2(len(device.nodes)))), "bisection"
     assert not any(one == other for one, other in zip(device.kept, device.kept[1:])), "a build takes minutes"
     assert all(set(names) <= set(device.nodes) for names in device.kept)

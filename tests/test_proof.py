@@ -160,15 +160,6 @@ def test_the_pictures_are_never_flat(trained):
             assert picture.fed.dtype == np.uint8 and picture.fed.shape == shape and picture.normalised.shape == (1, 3, 40, 50)
 
 
-def test_peaks_beyond_fp16_are_named(traced, trained):
-    _, _, model, inputs = traced
-    node = conv(model, 3)
-    loud = changed(model, node.input[2], lambda b: b.__setitem__(0, 1e5))
-    with pytest.raises(RtsegError, match=f"{node.name} .*reaches 1e\\+05"):
-        proof.refuse_overflow(loud, inputs, 65504)
-    proof.refuse_overflow(model, inputs, 65504)
-
-
 def test_bisenetv2_is_proven_too(tmp_path):
     artifact = export(checkpoints.seeded("bisenetv2"), tmp_path / "net.onnx", (64, 96))
     assert artifact.checks["fold"] == {"before": 54, "back": 53, "forward": 1, "kept": [], "hardswish": 0,

@@ -4,11 +4,18 @@ import click
 from .. import __version__
 from ..terminal import Commands
 
+SOME_IMAGES = 16                    # on which FP16 is to hold, of more
 UNSTABLE = 3                        # exit status: measured, but unstable
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 as_markdown = click.option("--markdown", is_flag=True, help="Print a table for a document.")
 on = click.option("--on", metavar="ssh://[USER@]HOST[:PORT][/PYTHON]", help="Do it on a device: through the system's ssh, with its python3 or the one named.")
 need_export = ("torch", "onnx", "onnx_graphsurgeon", "polygraphy", "onnxruntime")
+
+
+def real_images(command):
+    """The images on which FP16 is to hold, beside the proof's own."""
+    command = click.option("--count", type=click.IntRange(1, 100_000), help=f"How many of --images; {SOME_IMAGES} of more if not given.")(command)
+    return click.option("--images", metavar="DIR|LIST", help="With FP16: real images on which it is to hold too; what overflows stays in FP32.")(command)
 
 
 @click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

@@ -8,7 +8,7 @@ import click
 from .. import facts
 from ..errors import RtsegError, need
 from ..terminal import Size, progress, show, warn
-from .group import as_json, as_markdown, cli, need_export, on
+from .group import SOME_IMAGES, as_json, as_markdown, cli, need_export, on, real_images
 
 
 @cli.command()
@@ -93,8 +93,10 @@ def inspect(checkpoint, model, dialect, as_json):
 @click.option("--classes", default="", help="Class set (camvid, cityscapes) or number of classes, to be checked; found by the head if not given.")
 @click.option("--normalisation", type=click.Choice(["imagenet", "cityscapes", "coco", "ade20k", "none"]),
               help="Of a network of your own, imagenet if not given; every known implementation has its own.")
+@real_images
 @as_json
-def export(checkpoint, path, resolution, network_input, model, dialect, target, opset, precision, input_, output, classes, normalisation, as_json):
+def export(checkpoint, path, resolution, network_input, model, dialect, target, opset, precision, input_, output, classes, normalisation, images, count,
+           as_json):
     """Turn a checkpoint into an ONNX file: BatchNorm folded, proven equal to PyTorch, described by a sidecar.
 
     Without a checkpoint, --model gets random weights, which are good for speed and size.
@@ -105,7 +107,10 @@ def export(checkpoint, path, resolution, network_input, model, dialect, target, 
       rtseg-deploy export weights.pth -o net.onnx --resolution 512x1024 --model mypackage.net:build
       rtseg-deploy export --model ddrnet-39 -o ddrnet.onnx --resolution 1024x1024
       rtseg-deploy export weights.pth -o tx2.onnx --resolution 512x1024 --target jetson-tx2
+      rtseg-deploy export weights.pth -o half.onnx --resolution 512x1024 --precision fp16 --images frames --count 20
     """
+    if images and precision != "fp16":
+        raise click.UsageError("--images are for --precision fp16")
     if not path.endswith(".onnx"):
         raise click.BadParameter(f"{path!r} does not end in .onnx", param_hint="'-o'")
     if checkpoint and os.path.realpath(checkpoint) in (os.path.realpath(path), os.path.realpath(f"{path}.json")):
@@ -119,8 +124,18 @@ def export(checkpoint, path, resolution, network_input, model, dialect, target, 
 
         trained = trained_network(checkpoint, model, dialect, normalisation, classes)
         artifact = export_trained(trained, path, resolution, opset, precision, output, input_, class_set(classes, trained.classes), tell, target,
-                                  network_input)
+                                  network_input, listed(images, count))
     tell_artifact(path, artifact, as_json)
+
+
+def listed(images, count):
+    """The paths of --images: as many as were asked for, or all up to SOME_IMAGES; none where they were not given."""
+    if not images:
+        return ()
+    from ..datasets import listed as paths
+
+    found = paths(images, count)
+    return found if count or len(found) <= SOME_IMAGES else paths(images, SOME_IMAGES)
 
 
 def trained_network(checkpoint, model, dialect, normalisation, classes):
@@ -154,6 +169,14 @@ def tell_artifact(path, artifact, as_json):
     else:
         from ..report import artifact_table
         show(artifact_table(path, artifact))
+        show_kept(artifact)
+
+
+def show_kept(artifact):
+    """What FP16 cannot hold, a line a node."""
+    from ..precision import because
+
+    show(*(f"kept in FP32, {because(node, row)}" for node, row in artifact.checks.get("kept_fp32", {}).items()))
 
 
 @cli.command()
@@ -199,22 +222,26 @@ def class_set(claimed, found):
 @click.option("--keep-depthwise", is_flag=True, help="Leave depthwise convolutions as they are where the runtime expands them (rtx-2080ti).")
 @click.option("--workspace", type=click.IntRange(1, 1 << 20), metavar="MIB", help="Memory for the builder, in MiB; by the target if not given.")
 @click.option("-o", "--engines", default="engines", show_default=True, type=click.Path(file_okay=False), help="The engine goes to FOLDER/TARGET/.")
+@real_images
 @on
 @as_json
-def build_engine(model, target, fp16, keep_depthwise, workspace, engines, on, as_json):
+def build_engine(model, target, fp16, keep_depthwise, workspace, engines, images, count, on, as_json):
     """Compile an exported ONNX file for a device: on it, or ahead of time where its runtime can.
 
     \b
     Example:
       rtseg-deploy build-engine net.onnx --target rtx-2080ti --fp16
       rtseg-deploy build-engine net.onnx --target jetson-tx2 --fp16 --on ssh://nano@tx2
+      rtseg-deploy build-engine net.onnx --target rtx-2080ti --fp16 --images frames --count 20
     """
     from .. import ssh
     from ..build import build_engine as build
 
+    if images and not fp16:
+        raise click.UsageError("--images are for --fp16")
     place = ssh.place(on)
     with progress() as tell:
-        path, engine = build(model, target, fp16, engines, tell, keep_depthwise, place, workspace)
+        path, engine = build(model, target, fp16, engines, tell, keep_depthwise, place, workspace, listed(images, count))
     warn(engine.warnings)
     if as_json:
         click.echo(json.dumps({"file": str(path), **engine.to_json()}, indent=1))
@@ -225,8 +252,7 @@ def build_engine(model, target, fp16, keep_depthwise, workspace, engines, on, as
             show(f"in FP32: {', '.join(engine.checks['layers']['fp32_names']) or 'no layer'}")
         if grouped := engine.checks.get("grouped"):
             show(f"{len(grouped['convolutions'])} depthwise convolutions built in groups of {grouped['channels']} channels (--keep-depthwise: as they are)")
-        if kept := engine.checks.get("kept_fp32"):
-            show(f"kept in FP32, beyond FP16's range: {', '.join(kept)}")
+        show_kept(engine)
         show(str(path))
 
 

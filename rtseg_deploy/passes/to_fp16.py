@@ -39,10 +39,11 @@ def own_weights(model, keep):
     """Give the nodes that stay copies of their weights: one that is shared with an FP16 node would be rounded for both."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     for number, node in enumerate(model.graph.node):
-        for index, name in enumerate(node.input):
-            if node.name in keep and name in weights:
-                model.graph.initializer.add().CopyFrom(weights[name])
-                model.graph.initializer[-1].name = node.input[index] = f"{name}/in_fp32_{number}"
+        own = {name: f"{name}/in_fp32_{number}" for name in node.input if node.name in keep and name in weights}   # it may read one twice
+        node.input[:] = [own.get(name, name) for name in node.input]
+        for name, copied in own.items():
+            model.graph.initializer.add().CopyFrom(weights[name])
+            model.graph.initializer[-1].name = copied
 
 
 def lost_between(node):
