@@ -152,7 +152,7 @@ def rows_in(path):
                 row = json.loads(line)
             except ValueError:
                 row = None
-            if not launch.has(row, {"name": str, "size": list, "confusion": list, "seconds": dict, "decode": float, "waited": float}):
+            if not launch.has(row, {"name": str, "size": list, "confusion": list, "boundary": list, "seconds": dict, "decode": float, "waited": float}):
                 raise RtsegError(f"{path} is damaged in line {number}", AGAIN)
             if row["name"] not in seen:
                 yield row
@@ -168,7 +168,7 @@ def label(path, artifact, backend, pairs, ask, add, tell):
         if ask.save:
             gallery.draw(ask.save, pair.name, images.read(pair.image), truth, one.labels, ask.data.classes)
         add({"name": pair.name, "size": one.labels.shape, "confusion": [[int(t), int(p), int(found.confusion[t, p])] for t, p in
-             zip(*found.confusion.nonzero())], "boundary": None if found.boundary is None else found.boundary.tolist(),
+             zip(*found.confusion.nonzero())], "boundary": found.boundary.tolist(),
              **{name: one.row[name] for name in ("seconds", "decode", "waited")}})
         tell(None, one.number + 1)
 
@@ -197,7 +197,7 @@ def counts_of(row, classes):
     confusion = np.zeros((classes, classes), np.int64)
     for truth, found, pixels in row["confusion"]:
         confusion[truth, found] = pixels
-    return Counts(confusion, None if row["boundary"] is None else np.array(row["boundary"], np.int64))
+    return Counts(confusion, np.array(row["boundary"], np.int64))
 
 
 def summary(path, artifact, data, save):
@@ -213,7 +213,7 @@ def summary(path, artifact, data, save):
         if save:
             pictures.append((row["name"], row["size"], accuracy.scores(one, names)))
     scores = accuracy.scores(total, names)
-    said = {"scores": scores, "protocol": protocol(artifact, sizes, data), "notes": notes(artifact, data, sizes, scores),
+    said = {"scores": scores, "protocol": protocol(artifact, sizes, data), "notes": notes(artifact, data, sizes),
             "stages": {stage: median(spent) for stage, spent in seconds.items()}, "waited_share": share_waited(waited[1:])}
     if save:
         gallery.write(save, pictures, data, said, f"{artifact.model} {size(artifact.resolution)} {artifact.precision}")
@@ -234,7 +234,7 @@ def protocol(artifact, sizes, data):
             "boundary_f": f"within {100 * accuracy.TOLERANCE:.2f} % of the diagonal"}
 
 
-def notes(artifact, data, sizes, scores):
+def notes(artifact, data, sizes):
     paper = known.evaluated(artifact.model, data.name)
     other = {one: count for one, count in sizes.items() if one != artifact.resolution}
     back = "labels repeated" if artifact.output == "labels" else "logits enlarged"
@@ -243,7 +243,7 @@ def notes(artifact, data, sizes, scores):
             (artifact.network_input != artifact.resolution, f"the graph resizes the picture to {size(artifact.network_input)} first, and the logits back"),
             (paper and (paper.resolution, paper.input) != (artifact.resolution, artifact.network_input),
              paper and f"its paper labels pictures of {size(paper.resolution)}, and feeds the network {size(paper.input)}"),
-            ("seed" in artifact.parent, "random weights: the labels mean nothing"), (scores.get("note"), scores.get("note"))]
+            ("seed" in artifact.parent, "random weights: the labels mean nothing")]
     return [text for applies, text in rows if applies]
 
 
@@ -269,8 +269,7 @@ def note_in_sidecar(path, value, goal):
 def rows(value):
     """Rows of plain values for a table: a class each, and the mean."""
     scores = value["scores"]
-    boundary = scores["boundary"] or {}
-    found = [{"class": name, "IoU %": percent(iou), "boundary F %": percent(boundary.get(name))} for name, iou in scores["iou"].items()]
+    found = [{"class": name, "IoU %": percent(iou), "boundary F %": percent(scores["boundary"][name])} for name, iou in scores["iou"].items()]
     return [*found, {"class": "mean", "IoU %": percent(scores["miou"]), "boundary F %": percent(scores["boundary_f"])}]
 
 
