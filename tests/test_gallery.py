@@ -101,7 +101,7 @@ def test_a_picture_without_truth_is_last_and_has_no_score(page):
 def test_names_are_escaped_and_links_lead_to_the_pictures(page, tmp_path):
     text = page({EVIL: case(8), "b": case(0)})
     found = Parsed(text)
-    assert not found.of("script") and EVIL in "".join(found.texts) and "a &lt;note&gt;" in text
+    assert not found.of("script") and EVIL in "".join(found.texts) and "A &lt;note&gt;" in text
     links = [one["src"] for one in found.of("img")] + [one["href"] for one in found.of("a")]
     assert not any(re.search("[ #\"<]", link) for link in links)
     assert len(links) == 2 * (4 + 5) and all(not re.match(r"\w+:|/", link) and (tmp_path / unquote(link)).is_file() for link in links)
