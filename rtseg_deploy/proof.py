@@ -16,7 +16,7 @@ from . import images
 from .errors import RtsegError, need
 
 # precision -> (largest |difference| as a fraction of the logits' standard deviation, least share of equal labels)
-BARS = {"fp32": [1e-4, 0.9999], "fp16": [5e-2, 0.99]}
+BARS = {"fp32": [1e-4, 0.9999], "fp16": [5e-2, 0.99], "int8": [0.8, 0.985]}
 KEEPS_LABELS = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")  # after an ArgMax: every label stays what and where it is
 TIE = 1e-3                          # of the logits' scale
 

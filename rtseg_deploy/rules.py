@@ -78,6 +78,12 @@ def computed(node, view, parser, *indices):
     return any(maker is not None and maker.op_type != "Constant" for maker in made)
 
 
+def computed_but(node, view, parser, operator, *indices):
+    """A node other than Constant and such an operator makes one of them."""
+    made = [given(node, int(index)) for index in indices]
+    return any(computed(node, view, parser, index) and view.makers[name].op_type != operator for index, name in zip(indices, made))
+
+
 def varying(node, view, parser, *indices):
     """One of them depends on an input of the model."""
     return any(view.varies(given(node, int(index))) for index in indices if given(node, int(index)))
@@ -86,6 +92,12 @@ def varying(node, view, parser, *indices):
 def nonzero(node, view, parser, index):
     value = view.value(given(node, int(index)))
     return value is not None and bool(value.any())
+
+
+def several(node, view, parser, index):
+    """It is stored and has more than one number."""
+    value = view.value(given(node, int(index)))
+    return value is not None and value.size > 1
 
 
 def larger(node, view, parser, index, limit):
