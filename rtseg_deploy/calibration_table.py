@@ -3,7 +3,7 @@
     TRT-8601-EntropyCalibration2
     input: 3ca9e1c4
 
-First the version and the algorithm, which TensorRT compares with its own (device/calibrator.py writes those of the device); then a line a
+First the version and the algorithm, which TensorRT compares with its own (device/quantised.py writes those of the device); then a line a
 tensor: the float32 scale, its largest magnitude / 127, as eight hexadecimal digits, the most significant first. ONNX Runtime's TensorRT provider
 reads the same (onnxruntime tensorrt_execution_provider.cc, ReadDynamicRange). Beside the table lies what it was made from.
 """

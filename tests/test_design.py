@@ -12,7 +12,7 @@ from rtseg_deploy.models import networks
 PACKAGE = ROOT / "rtseg_deploy"
 # a module imports only from layers above its own
 LAYERS = [
-    {"errors", "device.runner", "device.steps", "device.parser", "device.sampler", "device.look", "device.frames", "device.layers", "device.calibrator"},
+    {"errors", "device.runner", "device.steps", "device.parser", "device.sampler", "device.look", "device.frames", "device.layers", "device.quantised"},
     {"files", "telemetry", "svg", "statistics"},
     {"records", "facts"},
     {"graphs", "tables", "calibration_table"},
@@ -84,7 +84,7 @@ def test_the_measuring_half_imports_no_torch_and_no_onnx():
     for name in ("launch", "bench", "build", "predict", "images", "records", "files", "facts", "report", "backends", "device", "device.runner",
                  "ssh", "ondevice", "bundle", "collect", "precision", "verify", "deploy_config", "telemetry", "conditions", "doctor", "plans",
                  "tables", "facts.tables", "statistics", "doubts", "campaign", "measure",
-                 "device.layers", "profile", "datasets", "lists", "accuracy", "facts.datasets", "calibration_table", "device.calibrator"):
+                 "device.layers", "profile", "datasets", "lists", "accuracy", "facts.datasets", "calibration_table", "device.quantised"):
         path = PACKAGE / (name.replace(".", "/") + ".py")
         path = path if path.exists() else PACKAGE / name / "__init__.py"
         top = [node for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
