@@ -16,8 +16,8 @@ FEW = 8                             # fewer than that are warned of
 TRIED = 4                           # held-out pictures on which each layer by itself is tried
 HELD = 64                           # held-out pictures that decide
 SHOWN = 3                           # of those, how many the parity report has beside the street
-FLAT = 2.0                          # levels of 255: the standard deviation of an image that shows nothing
-BEYOND = 2.0                        # times the ranges: how far the street may go; by good ranges 0.9 to 1.1, by those of one black image more than 5
+FLAT = 2.0                          # levels of 255: the standard deviation, in each channel, of an image that shows nothing
+BEYOND = 1.5                        # times the ranges: how far the street may go; by good ranges 0.9 to 1.1, of a white image 1.6 to 2, of a grey one 1.6 to 8
 MAX_DROP = 0.5                      # points of mIoU
 MAX_CHANGED = 0.02                  # share of labels, where there is no truth: 0.5 to 0.9 % change where SGCPNet loses 0.3 points
 
@@ -65,15 +65,15 @@ def calibrate(path, source, goal=None, ask=Ask(), tell=lambda step, done: None):
     street = proof.pictures(artifact.resolution, artifact.normalisation, artifact.input)["street"]
     refuse_narrow(int8.beyond(model, data, street.fed))
     judge = judged(model, fed, others or chosen, chosen, ask)
-    kept, rows, lost = searched(model, data, [fed(image) for image in sample(judge.pictures, TRIED)], judge, ask.form, tell)
+    shown = {"street": street, **{Path(image).name: proof.Picture(fed(image), None) for image in sample(judge.pictures, SHOWN)}}
+    costs = costs_of(model, data, [fed(image) for image in sample(judge.pictures, TRIED)], ask.form, tell)
+    kept, lost, parity = searched(model, data, costs, judge, shown, ask.form, tell)
     made = int8.paired(model, data, kept, ask.form)
-    tell("proving it", 0.95)
-    parity = proven(model, made, {"street": street, **{Path(image).name: proof.Picture(fed(image), None) for image in sample(judge.pictures, SHOWN)}})
 
     listing = goal.with_suffix(".images.csv")
     datasets.write_list(listing, chosen)
     about = {"for": ask.form, "method": ask.method, "images": len(chosen), "seed": ask.seed, "list": listing.name, "list_sha256": files.sha256(listing),
-             "kept": kept, "layers": rows, "in_int8": len(int8.in_int8(made)), "loss": lost, "loss_unit": judge.unit, "most": judge.most}
+             "kept": kept, "layers": rows_of(model, costs, kept), "in_int8": len(int8.in_int8(made)), "loss": lost, "loss_unit": judge.unit, "most": judge.most}
     if ask.table:
         tell("measuring ranges of every tensor", 0.97)
         every = int8.measured(model, map(fed, chosen), ask.method, every=True)
@@ -94,7 +94,7 @@ def images_of(source, ask):
     every = datasets.listed(source, folder=ask.folder)
     chosen = datasets.listed(source, ask.count or min(COUNT, len(every)), ask.seed, ask.folder)
     different = {files.sha256(image) for image in chosen}
-    flat = [image for image in chosen if images.read(image).std() < FLAT]
+    flat = [image for image in chosen if images.read(image).std((0, 1)).max() < FLAT]
     if len(flat) > len(chosen) / 2:
         raise RtsegError(f"{flat[0]} and {len(flat) - 1} more of {len(chosen)} images to calibrate with show nothing: one colour all over",
                          "give images of what the network is to see")
@@ -152,25 +152,31 @@ def miou(logits, fed, data, pairs):
     return float(100 * (hits[union > 0] / union[union > 0]).mean())
 
 
-def searched(model, data, feeds, judge, form, tell):
-    """(names of the layers that stay in FP32, a row for each layer with what it costs, what all together lose). Raises RtsegError where most would have to."""
-    ends, names = int8.ends(model), int8.layers(model)
-    costs, losses = costs_of(model, data, feeds, form, tell), {}
-    order = sorted((name for name in names if name not in ends), key=lambda name: -costs[name])
+def searched(model, data, costs, judge, shown, form, tell):
+    """(names of the layers that stay in FP32, what the others lose together, parity on the pictures shown). Raises RtsegError where most would have to stay."""
+    ends, reference, tried = int8.ends(model), proof.logits(model), {}
+    order = sorted((name for name in costs if name not in ends), key=lambda name: -costs[name])
 
     def holds(count):
-        tell(f"judging with {len(ends) + count} layers in FP32", 0.7 + 0.02 * len(losses))
-        losses[count] = judge.loss(int8.paired(model, data, [*ends, *order[:count]], form))
-        return losses[count] <= judge.most
+        tell(f"judging with {len(ends) + count} layers in FP32", 0.7 + 0.02 * len(tried))
+        made = int8.paired(model, data, [*ends, *order[:count]], form)
+        tried[count] = judge.loss(made), proof.against(made, lambda picture: reference(picture.fed), shown, "int8")
+        return tried[count][0] <= judge.most and tried[count][1]["ok"]
 
     count = fewest(len(order) // 2, holds)
     if count is None:
-        raise RtsegError(f"INT8 loses {losses[0]:.3g} {judge.unit}, and {losses[max(losses)]:.3g} with half of the layers in FP32 (at most {judge.most:g})",
-                         "use FP16, or calibrate with more images or --method minmax")
-    kept = {*ends, *order[:count]}
-    return ([name for name in names if name in kept],
-            [{"layer": name, "cost": float(f"{costs[name]:.3g}"), "kept": name in kept, "why": "an end" if name in ends else "cost" if name in kept else ""}
-             for name in names], losses[count])
+        lost, parity = tried[max(tried)]
+        if lost <= judge.most:
+            proof.refuse(parity, "with half of its layers in FP32 the INT8 graph is still too far from FP32")
+        raise RtsegError(f"INT8 loses {tried[0][0]:.3g} {judge.unit}, and {lost:.3g} with half of the layers in FP32 (at most {judge.most:g})",
+                         "use FP16, or calibrate with more images or another --method")
+    return [name for name in costs if name in {*ends, *order[:count]}], *tried[count]
+
+
+def rows_of(model, costs, kept):
+    """What each layer costs, and why it stays in FP32, if it does."""
+    ends = int8.ends(model)
+    return [{"layer": name, "cost": float(f"{cost:.3g}"), "why": "an end" if name in ends else "cost" if name in kept else ""} for name, cost in costs.items()]
 
 
 def costs_of(model, data, feeds, form, tell):
@@ -199,15 +205,6 @@ def fewest(most, holds):
         else:
             fails = middle
     return enough
-
-
-def proven(model, made, pictures):
-    """The parity report against the FP32 graph. Raises RtsegError."""
-    reference = proof.logits(model)
-    parity = proof.against(made, lambda picture: reference(picture.fed), pictures, "int8")
-    if not parity["ok"]:
-        proof.refuse(parity, "the INT8 graph is too far from FP32")
-    return parity
 
 
 def layer_rows(about):

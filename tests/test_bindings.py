@@ -23,7 +23,8 @@ WHEELS = [  # what the table says of a version, and the wheels that it is held a
 OBJECTS = {"trt": "", "builder": "Builder", "config": "IBuilderConfig", "network": "INetworkDefinition", "parser": "OnnxParser", "layer": "ILayer",
            "produced": "ITensor", "engine": "ICudaEngine", "context": "IExecutionContext", "cache": "ITimingCache", "runtime": "Runtime"}
 # what calls on them return, and attributes that enums and modules of Python have anyway
-RETURNED = {"get_output": "ITensor", "get_input": "ITensor", "get_error": "ParserError", "get_timing_cache": "ITimingCache", "create_engine_inspector": "EngineInspector"}
+RETURNED = {"get_output": "ITensor", "get_input": "ITensor", "get_error": "ParserError", "get_timing_cache": "ITimingCache",
+            "create_engine_inspector": "EngineInspector"}
 ANYWAY = {"__version__", "__name__", "__members__", "name"}
 
 

@@ -6,6 +6,7 @@ is written here.
 import json
 import re
 
+
 def set_table(trt, config, path):
     """Make a builder's settings read the table at `path` instead of calibrating; returns what must be held until the engine is built."""
     digits = [int(part) for part in re.findall(r"\d+", trt.__version__)[:3]]

@@ -414,7 +414,7 @@ def planned(log, job, tactics):
         parser.get_error(i).desc() for i in range(parser.num_errors)) or log.reason()), "export with another --opset, or for another target")
     config = configure(log, builder, job, tactics, path)
     kept = keep_in_fp32(log, network, config, job["keep_fp32"]) if job.get("keep_fp32") else []
-    scales = need("quantised").set_table(trt, config, job["table"]) if job.get("table") else None   # no name, no hold: the builder would lose it
+    _held = need("quantised").set_table(trt, config, job["table"]) if job.get("table") else None   # for as long as it builds
     report(job, stage="building with %s tactics" % tactics)
     begin, plan, end = time.perf_counter(), builder.build_serialized_network(network, config), time.perf_counter()
     refuse(plan is None, "%s cannot build the engine: %s" % (log.name, log.reason()), "see the message; less workspace may help on a small device")

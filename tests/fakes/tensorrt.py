@@ -156,7 +156,8 @@ class Builder:
     def create_builder_config(self):
         flags = {self._trt.BuilderFlag.TF32}                    # on by default in every version
         return new(self._trt.IBuilderConfig, flags=flags, pools={}, max_workspace_size=None, num_compute_capabilities=0,
-                   compute_capabilities={}, sources=None, preview={}, cache=None, calibrator=None, level=None, profiling_verbosity=self._trt.ProfilingVerbosity.LAYER_NAMES_ONLY)
+                   compute_capabilities={}, sources=None, preview={}, cache=None, calibrator=None, level=None,
+                   profiling_verbosity=self._trt.ProfilingVerbosity.LAYER_NAMES_ONLY)
 
     def build_serialized_network(self, network, config):
         expect(network, self._trt.INetworkDefinition)
