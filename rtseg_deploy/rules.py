@@ -94,12 +94,6 @@ def nonzero(node, view, parser, index):
     return value is not None and bool(value.any())
 
 
-def several(node, view, parser, index):
-    """It is stored and has more than one number."""
-    value = view.value(given(node, int(index)))
-    return value is not None and value.size > 1
-
-
 def larger(node, view, parser, index, limit):
     value = view.value(given(node, int(index)))
     return value is not None and value.size > 0 and value.max() > int(limit)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import run as command
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 from test_calibrate import SIZE
 from test_calibrate import network as drawn
 from test_runner import RUNNER, STRONG, WEAK, api, assert_told, build, run  # noqa: F401 - fixtures among them
@@ -139,21 +139,6 @@ def test_parsers_take_tensorrts_form_and_refuse_the_other(network):
         assert {"quantize-zero-point", "quantize-integers"} <= found(pairs["onnxruntime"], target)
     assert "quantize-tx2" in found(pairs["tensorrt"], "jetson-tx2") and "quantize-turing" in found(pairs["tensorrt"], "rtx-2080ti")
     assert "no INT8 (no dp4a)" in facts.rules()["quantize-tx2"].reason
-
-
-def small(scale, opset=17, shape=(1, 2, 4, 4)):
-    """x -> QuantizeLinear -> DequantizeLinear with that scale."""
-    scale = np.float32(scale)
-    graph = helper.make_graph(
-        [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], "Q"), helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"], "D")], "g",
-        [helper.make_tensor_value_info("x", 1, shape)], [helper.make_tensor_value_info("y", 1, shape)],
-        [numpy_helper.from_array(scale, "s"), numpy_helper.from_array(np.zeros(scale.shape, np.int8), "z")])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-
-
-def test_a_scale_a_channel_is_for_weights_alone():
-    assert found(small([1, 2]), "gtx-1080ti") == {"quantize-channels"} and found(small(1), "gtx-1080ti") == set()
-    assert found(small([1, 2], 12), "gtx-1080ti") == {"quantize-channels", "quantize-opset"} and found(small(1, 12), "gtx-1080ti") == set()
 
 
 def test_quantised_weights_are_no_weights_that_a_node_makes(network):
