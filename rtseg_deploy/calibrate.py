@@ -54,6 +54,8 @@ def calibrate(path, source, goal=None, ask=Ask(), tell=lambda step, done: None):
     artifact = read_artifact(path)
     refuse_other(path, artifact)
     goal = Path(goal or Path(path).with_suffix(".int8.onnx"))
+    if Path(path).resolve() in {Path(made).resolve() for made in (goal, ask.table) if made}:
+        raise RtsegError(f"{path} would be overwritten", "choose another name")
     chosen, others, warnings = images_of(source, ask)
     model = onnx.load(path)
 

@@ -197,6 +197,12 @@ def test_it_starts_from_fp32(made, tmp_path):
         calibrate(made[0], tmp_path)
 
 
+@pytest.mark.parametrize("goal, table", [("net.onnx", None), ("other.onnx", "net.onnx")])
+def test_the_original_stays(ground, goal, table):
+    with pytest.raises(RtsegError, match="would be overwritten"):
+        calibrate(ground / "net.onnx", ground / "data/images", ground / goal, Ask(table=table and str(ground / table)))
+
+
 def test_all_labelled_images_calibrated_with_leave_none_to_judge(ground, tmp_path):
     with pytest.raises(RtsegError, match="none is left to judge by"):
         calibrate(ground / "net.onnx", ground / "data/images", tmp_path / "net.onnx", Ask(count=12, data=str(ground / "data")))
