@@ -135,6 +135,11 @@ def test_without_labels_it_is_judged_by_those_that_change(ground, tmp_path):
     assert [line for line in every.warnings if "no image was left to judge by" in line]
 
 
+def test_labels_that_may_all_change_still_leave_the_proof(ground, tmp_path):
+    _, artifact = calibrate(ground / "net.onnx", ground / "data/images", tmp_path / "net.onnx", Ask(count=8, data=str(ground / "data"), max_drop=100))
+    assert artifact.checks["int8"]["kept"] == ["c1", PLANTED, "c5"] and artifact.checks["parity"]["ok"]
+
+
 def test_a_form_for_onnxruntime(ground, tmp_path):
     records.write_model(tmp_path / "even.onnx", network(1), replace(records.read_artifact(ground / "net.onnx"), sha256=""))
     path, artifact = calibrate(tmp_path / "even.onnx", ground / "data/images", tmp_path / "net.onnx", Ask(count=8, form="onnxruntime"))

@@ -179,7 +179,7 @@ def test_a_table_is_of_one_graph(tmp_path):
 CONVOLUTIONS = [["conv1", "FLOAT"], ["conv2", "FLOAT"], ["argmax", "INT32"]]
 PAIRS = {"layers": [["q", "INT8"], ["d", "FLOAT"], ["w", "INT8"], ["dw", "FLOAT"], ["conv1", "FLOAT"], ["conv2", "FLOAT"]],
          "kinds": {"q": "QUANTIZE", "d": "DEQUANTIZE", "w": "CONSTANT", "dw": "DEQUANTIZE"},
-         "reads": {"q": ["x"], "d": ["q"], "conv1": ["d", "dw"], "conv2": ["conv1", "w"]}}
+         "reads": {"q": ["x"], "d": ["q"], "conv1": ["d", "dw"], "conv2": ["conv1", "dw"]}}
 
 
 @pytest.fixture
