@@ -28,7 +28,11 @@ def refuse_other_device(target, probed, where):
 
 
 def pictures(artifact):
-    """Name -> the proof's input as the artifact takes it; of INT8 the street alone, for ranges are of real images, and noise does not fit in them."""
+    """Name -> the proof's input as the artifact takes it; of INT8 the street alone.
+
+    Ranges are of real images, and noise does not fit in them: ONNX Runtime with and without its optimisations, which round at other places, gives
+    SGCPNet's INT8 graph 99.7 % equal labels on the street, 96 % on noise and 94 % on extreme pixels.
+    """
     need("onnx", "onnxruntime")
     from . import proof
 
