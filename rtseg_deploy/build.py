@@ -5,17 +5,20 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import facts, files, launch, ondevice
+from . import calibration_table, facts, files, launch, ondevice
+from .device import runner
 from .errors import RtsegError, need
 from .precision import offenders
 from .records import read_artifact, write_artifact
 
 CACHE = "timing-cache"
+TABLE = "calibration-table"
 STRONGLY_TYPED = 11                 # TensorRT's first version that is so always
 ON_DEVICE = {"why": "found on the device"}
 SUSPICIOUS = 8                      # engine bytes per weight byte; networks without depthwise convolutions stay under 4
 
 
+BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 RUNTIMES = {"TensorRT-RTX": "tensorrt_rtx", "TensorRT": "tensorrt"}    # how facts name it -> its module
 
 
@@ -27,19 +30,24 @@ class Plan:
     proven: dict
 
 
-def build_engine(path, target_name, fp16=False, root="engines", tell=launch.quiet, keep_depthwise=False, place=None, workspace_mib=None, images=()):
+def build_engine(path, target_name, fp16=False, root="engines", tell=launch.quiet, keep_depthwise=False, place=None, workspace_mib=None, images=(),
+                 table=None):
     """Build an engine; returns (its path, its Artifact). Raises RtsegError, with nothing written, where it would not be what was asked for.
 
     keep_depthwise: leave depthwise convolutions as they are even where the runtime expands them. place: the device, see ssh.place; this
     machine if not given. What FP16 cannot hold stays in FP32: on the proof's pictures, and on `images`, paths. Where the device itself
     builds, its labels are compared with the ONNX file's; where FP16 breaks them nevertheless the layers that do are found and stay too.
+    table: a calibration table, for INT8 of an FP32 graph where typing is weak.
     """
     artifact, target = read_artifact(path), facts.target(target_name)
     if artifact.kind != "onnx":
         raise RtsegError(f"{path} is an engine already", "engines are built from the ONNX file that rtseg-deploy export writes")
+    precision = "fp16" if fp16 else "int8" if table else artifact.precision
+    if precision == "int8" and not target.device.fast_int8:
+        raise RtsegError(f"a {target.device.name} has no INT8 (no dp4a)", f"build it from the FP32 ONNX file{', with --fp16' * target.device.fast_fp16}")
+    scales = read_table(table, artifact, fp16) if table else None
     runtime, version, gpu = builder(target, place, tell)
     refuse_unparsed(path, target, "" if runtime == "tensorrt_rtx" else version)
-    precision = "fp16" if fp16 else artifact.precision
     goal = goal_of(path, target, precision, root)
     cache = goal.parent / (re.sub(r"[^\w.]+", "-", f"{gpu['name']}-{version}") + ".timing-cache") if gpu else None
     known = staying(path, artifact, precision, images, tell)
@@ -48,7 +56,8 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=launch.quie
         def attempt(kept, temporary):
             """(Artifact, whether its labels hold) of one build."""
             why = {name: known.get(name, ON_DEVICE) for name in kept}
-            plan = planned(path, artifact, target, precision, runtime, Path(folder, "graph.onnx"), tell, version, keep_depthwise, workspace_mib, cache, why)
+            plan = planned(path, artifact, target, precision, runtime, Path(folder, "graph.onnx"), tell, version, keep_depthwise, workspace_mib, cache, why,
+                           scales)
             with launch.ran(plan.job, place, tell) as (result, made):
                 shutil.move(made / "engine", temporary)
                 if cache and (made / CACHE).is_file():
@@ -89,9 +98,16 @@ def refuse_unparsed(path, target, version):
     check.refuse(check.findings(onnx.load(path), parser, target.compute_capability), f"{parser.serves} does not take {path} for {target.name}")
 
 
+def read_table(table, artifact, fp16):
+    """(a calibration table, names of nodes that stay in FP32). Raises RtsegError where it is not this graph's."""
+    if fp16 or artifact.precision != "fp32":
+        raise RtsegError("a calibration table makes INT8 of an FP32 graph", "give the FP32 ONNX file that it was made from, and no --fp16")
+    return calibration_table.read(table, artifact.sha256)
+
+
 def goal_of(path, target, precision, root):
     """Where the engine of an ONNX file goes."""
-    return Path(root, target.name, f"{Path(path).stem}.{precision}.engine")
+    return Path(root, target.name, f"{Path(path).stem.removesuffix(f'.{precision}')}.{precision}.engine")
 
 
 def runtime_of(target):
@@ -115,28 +131,39 @@ def builder(target, place, tell):
     return "tensorrt", probed["tensorrt"], ondevice.refuse_other_device(target, probed, place.name if place else "this machine")
 
 
-def planned(path, artifact, target, precision, runtime, goal, tell=launch.quiet, version=None, keep_depthwise=False, workspace_mib=None, cache=None, kept=()):
+def planned(path, artifact, target, precision, runtime, goal, tell=launch.quiet, version=None, keep_depthwise=False, workspace_mib=None, cache=None, kept=(),
+            scales=None):
     """The Plan of an engine; a graph that has to be another than the artifact's own is written to `goal`. kept: see staying.
 
-    Strongly typed runtimes (TensorRT 11, TensorRT-RTX) take precision from the graph; the others have a flag for FP16 and one a layer for FP32.
+    Strongly typed runtimes (TensorRT 11, TensorRT-RTX) take precision from the graph; the others have a flag for FP16 and INT8 and one a layer for FP32.
+    scales: (a calibration table, names of nodes that stay in FP32).
     """
     typed = runtime == "tensorrt_rtx" or version is not None and int(version.partition(".")[0]) >= STRONGLY_TYPED
+    if scales and typed:
+        raise RtsegError(f"{runtime} {version or ''} takes no calibration table: it wants INT8 in the graph",
+                         "give it the INT8 ONNX file of rtseg-deploy calibrate, without --int8")
     channels = None if keep_depthwise or runtime != "tensorrt_rtx" else facts.group_channels().get((target.parser, target.compute_capability, precision))
     graph, proven = prepared(Path(path), artifact, precision if typed else artifact.precision, channels, goal, tell, kept if typed else ())
+    brought = {"quantised.py": Path(runner.__file__).with_name("quantised.py")} if precision == "int8" else {}
+    if scales:
+        kept = {name: {"why": "costs too much accuracy in INT8"} for name in scales[1]}
     if kept:
         proven["kept_fp32"] = kept
     request = {"action": "build", "runtime": runtime, "onnx": "network.onnx", "engine": "engine", "precision": precision}
     if runtime == "tensorrt_rtx":
-        return Plan(runtime, launch.Job({**request, "compute_capability": target.compute_capability}, {"network.onnx": graph}, ("engine",)), proven)
+        return Plan(runtime, launch.Job({**request, "compute_capability": target.compute_capability}, {"network.onnx": graph, **brought}, ("engine",)), proven)
     request.update(workspace_bytes=(workspace_mib or target.workspace_mib) << 20, timing_cache=CACHE, keep_fp32=[] if typed else list(kept),
                    tactics="both" if target.external_tactics else "default")
+    if scales:
+        brought[TABLE] = scales[0].encode()
+        request["table"] = TABLE
     held = {CACHE: cache} if cache and cache.is_file() else {}
-    return Plan(runtime, launch.Job(request, {"network.onnx": graph, **held}, ("engine", CACHE)), proven)
+    return Plan(runtime, launch.Job(request, {"network.onnx": graph, **brought, **held}, ("engine", CACHE)), proven)
 
 
 def staying(path, artifact, precision, images=(), tell=launch.quiet):
     """{node of an ONNX file that has to stay in FP32: why}, see fp16.beyond_range; none where the precision stays as it is."""
-    if precision == artifact.precision:
+    if precision != "fp16" or artifact.precision == "fp16":
         return {}
     onnx = need("onnx_graphsurgeon", "polygraphy", "onnxruntime", "onnx")
     from . import fp16, proof
@@ -157,7 +184,7 @@ def floating(path):
 def described(artifact, path, target, precision, proven, result, parity=None):
     """The Artifact of an engine. parity: of its labels on the device, None where it was not run."""
     # but for a few sizes of Resize all of it is float32
-    weights_bytes = artifact.weights_bytes // (1 if precision == artifact.precision else 2)
+    weights_bytes = artifact.weights_bytes // (1 if precision == artifact.precision else BYTES["fp32"] // BYTES[precision])
     built = {name: result[name] for name in ("layers", "bytes", "build_seconds", "messages")}
     built.update(built=built_with(result, target), run_on_device=parity or False)
     built.update({name: result[name] for name in ("tactics", "optimization_level", "timing_cache_sha256") if result.get(name) is not None})
@@ -215,7 +242,7 @@ def built_with(result, target):
 
 def size_warning(precision, engine_bytes, weights_bytes, target, grouped):
     """Say it where an engine is many times its weights: it will be slow to load, and probably to run."""
-    if engine_bytes < SUSPICIOUS * weights_bytes:
+    if engine_bytes < SUSPICIOUS * weights_bytes * (BYTES["fp32"] if precision == "int8" else 1):   # of INT8 all but the weights is as large as of FP32
         return ()
     times = f"the {precision} engine is {engine_bytes / weights_bytes:.0f} times its weights"
     rather = f"prefer TensorRT 8.6 or 10.x built on the {target.device.name}"

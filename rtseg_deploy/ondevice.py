@@ -28,11 +28,16 @@ def refuse_other_device(target, probed, where):
 
 
 def pictures(artifact):
-    """Name -> the proof's input as the artifact takes it."""
+    """Name -> the proof's input as the artifact takes it; of INT8 the street alone.
+
+    Ranges are of real images, and noise does not fit in them: ONNX Runtime with and without its optimisations, which round at other places, gives
+    SGCPNet's INT8 graph 99.7 % equal labels on the street, 96 % on noise and 94 % on extreme pixels.
+    """
     need("onnx", "onnxruntime")
     from . import proof
 
-    return {name: picture.fed for name, picture in proof.pictures(artifact.resolution, artifact.normalisation, artifact.input).items()}
+    found = proof.pictures(artifact.resolution, artifact.normalisation, artifact.input)
+    return {name: picture.fed for name, picture in found.items() if artifact.precision != "int8" or name == "street"}
 
 
 @lru_cache(1)
@@ -78,7 +83,8 @@ def compared(engine, engine_path, path, place, tell=launch.quiet):
     arrays = pictures(engine)
     tell("comparing its labels", None)
     try:
-        report = agreement(expected_of(path, engine.parent["sha256"]), labelled(engine_path, engine, arrays, place, tell), engine.precision)
+        wanted = expected_of(path, engine.parent["sha256"])
+        report = agreement({name: wanted[name] for name in arrays}, labelled(engine_path, engine, arrays, place, tell), engine.precision)
     except RtsegError as error:
         if error.what != runner.NOT_FINITE:     # that is a verdict on the engine, as FP16 that overflows gives it
             raise

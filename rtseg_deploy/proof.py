@@ -4,6 +4,9 @@ The bars were set by planting faults in the trained SGCPNet (tests/test_proof.py
 depart by 2e-6 to 2e-5; one convolution's bias dropped by 7e-3 or more; an epsilon of 1e-3 for 1e-5, or the reverse, in one of the 71
 BatchNorms by 1e-4 to 2e-1, except in nine whose variance is so large that it hardly matters. FP16 graphs, every result rounded, depart by
 up to 2.1e-2 on these inputs and on CamVid's 233 test images; with a convolution's weights lost to FP16 by 6e-2 or more (tests/test_fp16.py).
+INT8 graphs are held to real pictures, for noise does not fit in ranges that were measured on streets: correct ones depart by 0.2 to 0.6 and change
+0.5 % of labels at 360x480, 3 % at 96x128; ranges of one black image by 1.1, of a white, grey or noisy one by 0.8 to 5; a scale that is 4 times too
+small by 0.9 or more (tests/test_int8.py). What a layer costs in mIoU is calibrate.py's to judge.
 """
 import re
 from collections.abc import Callable, Mapping
@@ -18,7 +21,7 @@ from . import images
 from .errors import RtsegError, need
 
 # precision -> (largest |difference| as a fraction of the logits' standard deviation, least share of equal labels)
-BARS = {"fp32": [1e-4, 0.9999], "fp16": [5e-2, 0.99]}
+BARS = {"fp32": [1e-4, 0.9999], "fp16": [5e-2, 0.99], "int8": [0.8, 0.96]}
 KEEPS_LABELS = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")  # after an ArgMax: every label stays what and where it is
 TIE = 1e-3                          # of the logits' scale
 

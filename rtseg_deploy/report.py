@@ -57,6 +57,7 @@ def engines_table(engines):
     checks = [engine.checks for _, engine in engines]
     return side_by_side(
         "Engines, built ahead of time and not run: that needs the device", [f"{engine.target}\n{engine.precision}" for _, engine in engines],
+        [("layers in INT8", [str(c["layers"].get("int8", 0)) for c in checks])] * any("int8" in c["layers"] for c in checks) +
         [("layers in FP16", [str(c["layers"]["fp16"]) for c in checks]), ("layers in FP32", [str(c["layers"]["fp32"]) for c in checks]),
          ("engine", [mib(c["bytes"]) for c in checks]), ("weights", [mib(engine.weights_bytes) for _, engine in engines]),
          ("built in", [f"{c['build_seconds']:.1f} s" for c in checks])])

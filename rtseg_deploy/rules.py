@@ -78,6 +78,12 @@ def computed(node, view, parser, *indices):
     return any(maker is not None and maker.op_type != "Constant" for maker in made)
 
 
+def computed_but(node, view, parser, operator, *indices):
+    """A node other than Constant and such an operator makes one of them."""
+    made = [given(node, int(index)) for index in indices]
+    return any(computed(node, view, parser, index) and view.makers[name].op_type != operator for index, name in zip(indices, made))
+
+
 def varying(node, view, parser, *indices):
     """One of them depends on an input of the model."""
     return any(view.varies(given(node, int(index))) for index in indices if given(node, int(index)))

@@ -13,7 +13,7 @@ import pytest
 from conftest import downloaded
 from test_runner import RUNNER, api
 
-from rtseg_deploy.device import layers, runner
+from rtseg_deploy.device import layers, quantised, runner
 
 WHEELS = [  # what the table says of a version, and the wheels that it is held against
     ("8.6", "tensorrt-bindings==8.6.1", "3.8"), ("10.13", "tensorrt-cu12-bindings==10.13.3.9", "3.11"), ("10.13", "tensorrt-cu12-bindings==10.*", "3.11"),
@@ -23,7 +23,8 @@ WHEELS = [  # what the table says of a version, and the wheels that it is held a
 OBJECTS = {"trt": "", "builder": "Builder", "config": "IBuilderConfig", "network": "INetworkDefinition", "parser": "OnnxParser", "layer": "ILayer",
            "produced": "ITensor", "engine": "ICudaEngine", "context": "IExecutionContext", "cache": "ITimingCache", "runtime": "Runtime"}
 # what calls on them return, and attributes that enums and modules of Python have anyway
-RETURNED = {"get_output": "ITensor", "get_error": "ParserError", "get_timing_cache": "ITimingCache", "create_engine_inspector": "EngineInspector"}
+RETURNED = {"get_output": "ITensor", "get_input": "ITensor", "get_error": "ParserError", "get_timing_cache": "ITimingCache",
+            "create_engine_inspector": "EngineInspector"}
 ANYWAY = {"__version__", "__name__", "__members__", "name"}
 
 
@@ -64,7 +65,7 @@ KNOWN = set(api.API) | {name.partition(".")[0] for name in api.API}
 
 
 def test_every_name_that_the_runner_uses_is_in_the_table():
-    names = used(RUNNER.read_text()) | used(Path(layers.__file__).read_text())
+    names = used(RUNNER.read_text()) | used(Path(layers.__file__).read_text()) | used(Path(quantised.__file__).read_text())
     assert names - KNOWN == set()
     assert {"Builder.build_serialized_network", "TacticSource.CUDNN", "BuilderFlag.OBEY_PRECISION_CONSTRAINTS", "ILayer.set_output_type", "LayerType.CAST",
             "IExecutionContext.profiler", "IProfiler",

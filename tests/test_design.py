@@ -13,10 +13,10 @@ PACKAGE = ROOT / "rtseg_deploy"
 # a module imports only from layers above its own
 LAYERS = [
     {"errors", "device.runner", "device.steps", "device.parser", "device.sampler", "device.look", "device.frames", "device.layers",
-     "device.labelling"},
+     "device.labelling", "device.quantised"},
     {"files", "telemetry", "svg", "statistics"},
     {"records", "facts"},
-    {"graphs", "tables"},
+    {"graphs", "tables", "calibration_table"},
     {"rules"},
     {"images", "layers", "lists"},
     {"models", "datasets"},
@@ -26,12 +26,12 @@ LAYERS = [
     {"ranges"},
     {"fp16"},
     {"backends"},
-    {"launch", "remarks", "original", "doubts"},
+    {"int8", "launch", "remarks", "original", "doubts"},
     {"ssh", "ondevice", "check", "stream"},
     {"conditions"},
     {"doctor"},
     {"repairs"},
-    {"export", "adopt", "fix", "build", "bench", "predict", "video", "verify", "deploy_config", "dataflow", "results", "compare"},
+    {"export", "adopt", "fix", "calibrate", "build", "bench", "predict", "video", "verify", "deploy_config", "dataflow", "results", "compare"},
     {"collect"},
     {"measure", "matrix", "report", "remedies", "estimate", "verdicts"},
     {"demo", "bundle", "campaign", "profile", "plots", "beside"},
@@ -89,7 +89,7 @@ def test_the_measuring_half_imports_no_torch_and_no_onnx():
     for name in ("launch", "bench", "build", "predict", "images", "records", "files", "facts", "report", "backends", "device", "device.runner",
                  "ssh", "ondevice", "bundle", "collect", "precision", "verify", "deploy_config", "telemetry", "conditions", "doctor", "plans",
                  "tables", "facts.tables", "statistics", "doubts", "campaign", "measure",
-                 "device.layers", "profile", "datasets", "lists", "accuracy", "facts.datasets",
+                 "device.layers", "profile", "datasets", "lists", "accuracy", "facts.datasets", "calibration_table", "device.quantised",
                  "stream", "device.labelling", "evaluate", "gallery", "video"):
         path = PACKAGE / (name.replace(".", "/") + ".py")
         path = path if path.exists() else PACKAGE / name / "__init__.py"

@@ -219,13 +219,15 @@ def class_set(claimed, found):
 @click.argument("model", type=click.Path(exists=True, dir_okay=False))
 @click.option("--target", required=True, help="The device: gtx-1080ti, rtx-2080ti, jetson-tx2.")
 @click.option("--fp16", is_flag=True, help="FP16 inside, float32 input and output; refused if no layer would be FP16.")
+@click.option("--int8", "table", metavar="TABLE", type=click.Path(exists=True, dir_okay=False),
+              help="INT8 by this table of calibrate --table, where typing is weak (TensorRT 8.x, 10.x); an INT8 ONNX file needs none.")
 @click.option("--keep-depthwise", is_flag=True, help="Leave depthwise convolutions as they are where the runtime expands them (rtx-2080ti).")
 @click.option("--workspace", type=click.IntRange(1, 1 << 20), metavar="MIB", help="Memory for the builder, in MiB; by the target if not given.")
 @click.option("-o", "--engines", default="engines", show_default=True, type=click.Path(file_okay=False), help="The engine goes to FOLDER/TARGET/.")
 @real_images
 @on
 @as_json
-def build_engine(model, target, fp16, keep_depthwise, workspace, engines, images, count, on, as_json):
+def build_engine(model, target, fp16, table, keep_depthwise, workspace, engines, images, count, on, as_json):
     """Compile an exported ONNX file for a device: on it, or ahead of time where its runtime can.
 
     \b
@@ -241,7 +243,7 @@ def build_engine(model, target, fp16, keep_depthwise, workspace, engines, images
         raise click.UsageError("--images are for --fp16")
     place = ssh.place(on)
     with progress() as tell:
-        path, engine = build(model, target, fp16, engines, tell, keep_depthwise, place, workspace, listed(images, count))
+        path, engine = build(model, target, fp16, engines, tell, keep_depthwise, place, workspace, listed(images, count), table)
     warn(engine.warnings)
     if as_json:
         click.echo(json.dumps({"file": str(path), **engine.to_json()}, indent=1))

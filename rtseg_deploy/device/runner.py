@@ -386,7 +386,7 @@ class Log:
 def build(job):
     """Compile job["onnx"] into job["engine"]. An engine of another precision than the one asked for is an error, and is not written.
     Reads runtime, precision and, where wanted: compute_capability ("7.5": RTX, ahead of time), workspace_bytes, tf32, timing_cache (a path),
-    optimization_level, keep_fp32 (names of layers), tactics (default; external: cuBLAS and cuDNN too; both: whichever is faster)."""
+    optimization_level, keep_fp32 (names of layers), table (of INT8: quantised.py), tactics (default; external: cuBLAS and cuDNN too; both: the faster)."""
     log, made, ms, asked = Log(need(job["runtime"])), {}, {}, job.get("tactics", "default")
     try:
         for tactics in ("default", "external") if asked == "both" else (asked,):
@@ -414,18 +414,18 @@ def planned(log, job, tactics):
         parser.get_error(i).desc() for i in range(parser.num_errors)) or log.reason()), "export with another --opset, or for another target")
     config = configure(log, builder, job, tactics, path)
     kept = keep_in_fp32(log, network, config, job["keep_fp32"]) if job.get("keep_fp32") else []
-    layers = network_layers(trt, network)
+    _held = need("quantised").set_table(trt, config, job["table"]) if job.get("table") else None   # for as long as it builds
     report(job, stage="building with %s tactics" % tactics)
-    begin, plan = time.perf_counter(), builder.build_serialized_network(network, config)
-    seconds = time.perf_counter() - begin
+    begin, plan, end = time.perf_counter(), builder.build_serialized_network(network, config), time.perf_counter()
     refuse(plan is None, "%s cannot build the engine: %s" % (log.name, log.reason()), "see the message; less workspace may help on a small device")
-    if hasattr(trt.BuilderFlag, "FP16") and job["precision"] == "fp16":     # the builder chose: only the engine knows
-        layers = engine_layers(trt, log.deserialised(plan))
+    engine = log.deserialised(plan) if hasattr(trt.BuilderFlag, job["precision"].upper()) else None     # the builder chose: only the engine knows
+    layers = engine_layers(trt, engine) if engine else network_layers(trt, network)
+    layers = need("quantised").counted(trt, network, engine, layers, refuse) if job["precision"] == "int8" else layers
     refuse((job["precision"] == "fp16") != (layers["fp16"] > 0) and not kept, "%s was asked for, and %d layers of the engine compute in FP16"
            % (job["precision"].upper(), layers["fp16"]), "give it a graph of that precision: rtseg-deploy export --precision " + job["precision"])
     if path:
         write(path, bytes(config.get_timing_cache().serialize()))
-    return plan, {"build_seconds": seconds, "layers": layers, "kept_fp32": kept, "optimization_level": getattr(config, "builder_optimization_level", None),
+    return plan, {"build_seconds": end - begin, "layers": layers, "kept_fp32": kept, "optimization_level": getattr(config, "builder_optimization_level", None),
                   "flags": [name for name, flag in sorted(trt.BuilderFlag.__members__.items()) if config.get_flag(flag)],
                   "timing_cache_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None}
 
@@ -439,8 +439,8 @@ def configure(log, builder, job, tactics, path):
             config.max_workspace_size = job["workspace_bytes"]
     if not job.get("tf32"):
         config.clear_flag(trt.BuilderFlag.TF32)             # on by default, and "FP32" is to mean FP32
-    if job["precision"] == "fp16" and hasattr(trt.BuilderFlag, "FP16"):
-        config.set_flag(trt.BuilderFlag.FP16)
+    if hasattr(trt.BuilderFlag, job["precision"].upper()):  # FP16, INT8: where typing is weak
+        config.set_flag(getattr(trt.BuilderFlag, job["precision"].upper()))
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED    # else the inspector knows layers by name alone
     if "optimization_level" in job and hasattr(config, "builder_optimization_level"):       # 8.6 on
         config.builder_optimization_level = job["optimization_level"]
@@ -486,8 +486,8 @@ def network_layers(trt, network):
 def engine_layers(trt, engine):
     """The same of a built engine, by its inspector: what the builder chose where it was free to choose."""
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    rows = [row for row in json.loads(text)["Layers"] if isinstance(row, dict)]
-    return counted([(row["Name"], [made.get("Format/Datatype", "") for made in row.get("Outputs", [])]) for row in rows])
+    return counted([(row["Name"], [made.get("Format/Datatype", "") for made in row.get("Outputs", [])])
+                    for row in json.loads(text)["Layers"] if isinstance(row, dict)])
 
 def counted(layers):
     """How many layers compute in FP16, and the names of those in FP32."""

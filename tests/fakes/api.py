@@ -128,6 +128,11 @@ API = {
     "LayerType.CAST": "8.6 10.13 11.1 rtx",
     "ILayer.num_outputs": "8.2 8.6 10.13 11.1 rtx",
     "ILayer.get_output": "8.2 8.6 10.13 11.1 rtx",
+    "ILayer.num_inputs": "8.2 8.6 10.13 11.1 rtx",
+    "ILayer.get_input": "8.2 8.6 10.13 11.1 rtx",
+    "ITensor.name": "8.2 8.6 10.13 11.1 rtx",
+    "LayerType.QUANTIZE": "8.2 8.6 10.13 11.1 rtx",
+    "LayerType.DEQUANTIZE": "8.2 8.6 10.13 11.1 rtx",
     "ITensor.dtype": "8.2 8.6 10.13 11.1 rtx",
     "ITensor.is_shape_tensor": "8.2 8.6 10.13 11.1 rtx",
     "IHostMemory.nbytes": "8.2 8.6 10.13 11.1 rtx",
@@ -147,11 +152,15 @@ API = {
 BATCH_MUST_BE_EXPLICIT = "8.2 8.6"              # for ONNX; 10 ignores the flag, 11 and RTX lost it
 STRONGLY_TYPED = "11.1 rtx"                     # always: types are as in the graph; 10 on request
 
+# The number of a version in the first line of a calibration table, of the versions that read one.
+TABLES = {"8.2": "8201", "8.6": "8601", "10.13": "101303"}
+
 # What the inspector calls the list of inputs and outputs, and the types: for 8.x as in pytorch/pytorch#66683 and NVIDIA's engine explorer,
 # for 10.x as in NVIDIA/TensorRT#4397. Without ProfilingVerbosity.DETAILED it gives names alone: NVIDIA/TensorRT#4020.
 BINDINGS = {"8.2": "Bindings", "8.6": "Bindings", "10.13": "Bindings", "11.1": "I/O Tensors", "rtx": "I/O Tensors"}
-OLD_TYPES = {"FLOAT": "Row major linear FP32", "HALF": "Row major linear FP16 format", "INT32": "Row major linear Int32"}
-NEW_TYPES = {"FLOAT": "Float", "HALF": "Half", "INT32": "Int32"}
+OLD_TYPES = {"FLOAT": "Row major linear FP32", "HALF": "Row major linear FP16 format", "INT32": "Row major linear Int32",
+             "INT8": "Four wide channel vectorized row major Int8 format", "UINT8": "Row major linear UInt8 format"}
+NEW_TYPES = {"FLOAT": "Float", "HALF": "Half", "INT32": "Int32", "INT8": "Int8", "UINT8": "UInt8"}
 TYPES = {"8.2": OLD_TYPES, "8.6": OLD_TYPES, "10.13": NEW_TYPES, "11.1": NEW_TYPES, "rtx": NEW_TYPES}
 
 # What 8.2 logs after the message that says why: NVIDIA/TensorRT#2437.

@@ -6,6 +6,8 @@ The fake ONNX file is JSON text:
   parse_errors  what the parser complains about
   fail          what the builder complains about
   ignore_fp16   true: a weakly typed builder leaves all in FP32, as it may
+  ignore_int8   true: the same of INT8
+  reads         {name of a layer: names of the layers whose tensors it reads}
   shapes        names of layers that compute shapes
   tensors       [[name, is an input, type, shape], ...] of the engine; one float image in and labels out where there are none
   seconds       {"default": s, "external": s}: how long the device takes by the tactics allowed
@@ -154,7 +156,8 @@ class Builder:
     def create_builder_config(self):
         flags = {self._trt.BuilderFlag.TF32}                    # on by default in every version
         return new(self._trt.IBuilderConfig, flags=flags, pools={}, max_workspace_size=None, num_compute_capabilities=0,
-                   compute_capabilities={}, sources=None, preview={}, cache=None, level=None, profiling_verbosity=self._trt.ProfilingVerbosity.LAYER_NAMES_ONLY)
+                   compute_capabilities={}, sources=None, preview={}, cache=None, calibrator=None, level=None,
+                   profiling_verbosity=self._trt.ProfilingVerbosity.LAYER_NAMES_ONLY)
 
     def build_serialized_network(self, network, config):
         expect(network, self._trt.INetworkDefinition)
@@ -168,6 +171,9 @@ class Builder:
         layers = graph["layers"]
         if self._version not in api.STRONGLY_TYPED.split() and "STRONGLY_TYPED" not in names:
             chosen = "HALF" if "FP16" in settings["flags"] and not graph.get("ignore_fp16") else "FLOAT"
+            if "INT8" in settings["flags"] and "QUANTIZE" not in graph.get("kinds", {}).values() and not Builder.calibrated(self, config):
+                return None
+            chosen = "INT8" if "INT8" in settings["flags"] and not graph.get("ignore_int8") else chosen
             held = {layer.name: layer._state["held"] for layer in network._state["layers"] if layer._state["held"]}
             if "OBEY_PRECISION_CONSTRAINTS" in settings["flags"] and any(kind == "INT32" for name, kind in layers if name in held):
                 self._state["logger"].log(self._trt.ILogger.ERROR, "a precision was set for a layer of integers")
@@ -177,13 +183,30 @@ class Builder:
         if config._state["cache"]:
             config._state["cache"]._state["text"] += b" " + " ".join(name for name, _ in layers).encode()
         plan = {"version": self._version, "network_flags": names, "config": settings, "layers": layers, "device": NAME.decode(),
-                "tensors": graph.get("tensors", IMAGE),
+                "tensors": graph.get("tensors", IMAGE), "scales": self._state.get("scales"),
                 "broken": any(kind == "HALF" and name in graph.get("overflows", []) for name, kind in layers),
                 "seconds": graph.get("seconds", SECONDS)[tactics]}
         return self._trt.IHostMemory(json.dumps(plan).encode())
 
 
+    def calibrated(self, config):
+        """Whether a table of this version gives scales; without one images would be asked for."""
+        calibrator = config._state["calibrator"]
+        table = calibrator.read_calibration_cache() if calibrator else b""
+        if table.split(b"\n")[0] == ("TRT-%s-EntropyCalibration2" % api.TABLES[self._version]).encode():
+            self._state["scales"] = table.decode().splitlines()[1:]
+            return True
+        self._state["logger"].log(self._trt.ILogger.ERROR, "Calibration failure occurred with no scaling factors detected.")
+        return False
+
+
+class IInt8EntropyCalibrator2:
+    def __init__(self):
+        self._state = {}
+
+
 class IBuilderConfig:
+    int8_calibrator = setting("calibrator", "IInt8EntropyCalibrator2")
     max_workspace_size = setting("max_workspace_size", int)
     num_compute_capabilities = setting("num_compute_capabilities", int)
     profiling_verbosity = setting("profiling_verbosity", "ProfilingVerbosity")
@@ -261,10 +284,14 @@ class ILayer:
     name = property(lambda self: self._state["name"])
     type = property(lambda self: self._state["layer_kind"])
     num_outputs = property(lambda self: 1)
+    num_inputs = property(lambda self: len(self._state["reads"]))
     precision = property(lambda self: self._state["dtype"], lambda self, kind: expect(kind, self._trt.DataType))
 
     def get_output(self, index):
-        return new(self._trt.ITensor, dtype=self._state["dtype"], shape=self._state["shape"]) if index == 0 else None
+        return new(self._trt.ITensor, name=self._state["name"], dtype=self._state["dtype"], shape=self._state["shape"]) if index == 0 else None
+
+    def get_input(self, index):
+        return new(self._trt.ITensor, name=self._state["reads"][index], dtype=self._state["dtype"], shape=False)
 
     def set_output_type(self, index, dtype):
         """What the layer is held to; the real builder wants its precision set too, and here that is not seen."""
@@ -273,6 +300,7 @@ class ILayer:
 
 
 class ITensor:
+    name = property(lambda self: self._state["name"])
     dtype = property(lambda self: self._state["dtype"])
     is_shape_tensor = property(lambda self: self._state["shape"])
 
@@ -313,7 +341,7 @@ class OnnxParser:
             network["graph"] = graph
             kinds, types = graph.get("kinds", {}), self._trt.LayerType
             network["layers"] = [new(self._trt.ILayer, name=name, dtype=self._trt.DataType[kind], layer_kind=types[kinds.get(name, "CONVOLUTION")],
-                                     shape=name in graph.get("shapes", []), held=None)
+                                     shape=name in graph.get("shapes", []), held=None, reads=graph.get("reads", {}).get(name, []))
                                  for name, kind in graph["layers"]]
         return not errors
 
@@ -427,14 +455,14 @@ class EngineInspector:
         layers = {
             "NONE": [],
             "LAYER_NAMES_ONLY": [name for name, _ in plan["layers"]],
-            "DETAILED": [{"Name": name, "Inputs": [], "Outputs": [{"Name": name, "Format/Datatype": texts[kind]}]}
+            "DETAILED": [{"Name": name, "Inputs": [{"Name": name, "Format/Datatype": texts[kind]}], "Outputs": [{"Name": name, "Format/Datatype": texts[kind]}]}
                          for name, kind in plan["layers"]],
         }
         return json.dumps({"Layers": layers[plan["config"]["profiling_verbosity"]], api.BINDINGS[self._version]: ["input", "output"]})
 
 
 BEHAVIOUR = {kind.__name__: kind for kind in (
-    ILogger, Logger, Builder, IBuilderConfig, INetworkDefinition, ILayer, ITensor, IHostMemory, OnnxParser, ParserError, Runtime,
+    ILogger, Logger, Builder, IInt8EntropyCalibrator2, IBuilderConfig, INetworkDefinition, ILayer, ITensor, IHostMemory, OnnxParser, ParserError, Runtime,
     ICudaEngine, EngineInspector, IExecutionContext, ITimingCache, IProfiler)}
 
 if __name__ == "tensorrt":
