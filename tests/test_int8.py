@@ -292,7 +292,7 @@ def test_a_table_is_for_fp32_graphs_and_weak_typing(artifact, paired, tmp_path):
     described, target = records.read_artifact(artifact), facts.target("gtx-1080ti")
     plan = builds.planned(artifact, described, target, "int8", "tensorrt", tmp_path / "g.onnx", version="8.6.1", scales=calibration_table.read(table, sha256))
     request = plan.job.request
-    assert request["precision"] == "int8" and request["keep_fp32"] == plan.proven["kept_fp32"] == ["first"]
+    assert request["precision"] == "int8" and request["keep_fp32"] == list(plan.proven["kept_fp32"]) == ["first"]
     assert plan.job.files[request["table"]] == table.read_bytes() and Path(plan.job.files["quantised.py"]).is_file()
     assert plan.job.files["network.onnx"] == artifact, "the FP32 graph itself"
 
