@@ -23,6 +23,7 @@ AT_A_TIME = 16                      # pictures: of one job on a device
 DEFAULT_COUNT = 32
 NAMED = {"fp32": "onnx"}            # the step of a precision, where it is called otherwise
 COLOURS = {"inside of objects": (230, 30, 30), "at boundaries": (255, 190, 0), "ties": (70, 130, 255)}
+INK = 0.75                          # of those colours over the picture
 
 
 @dataclass(frozen=True)
@@ -286,6 +287,6 @@ def disagreement(pixels, differs, tied, near):
     found = np.repeat(grey[:, :, None], 3, 2).astype(np.uint8)
     where = dict(zip(COLOURS, (differs & ~tied & ~near, differs & ~tied & near, differs & tied)))
     for name, mask in where.items():
-        found[mask] = COLOURS[name]
+        found[mask] = (INK * np.float32(COLOURS[name]) + (1 - INK) * grey[mask][:, None]).round()
     rows = [(f"differ {name}" if name != "ties" else "differ, but are ties", COLOURS[name], float(mask.mean())) for name, mask in where.items()]
     return images.beside(Image.fromarray(found), images.legend(rows, len(found)))

@@ -196,7 +196,7 @@ def clipped(model, quantised, fed):
         return None
     name = max(over, key=times.get)
     why = (f"calibrated for {kept[name][0]:.3g} to {kept[name][1]:.3g}, and reaches {reached[name][0]:.3g} to {reached[name][1]:.3g}; "
-           f"so do {len(over) - 1} of {len(times) - 1} other tensors leave their range")
+           f"{len(over) - 1} of the other {len(times) - 1} tensors leave their range, too")
     return Suspect("input", why) if name == "input" else at(made[name], why)
 
 

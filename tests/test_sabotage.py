@@ -35,19 +35,9 @@ def ddrnet():
     return settled(checkpoints.seeded("ddrnet-23-slim", classes=11))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def made_once():
-    """What is made of a network by itself is the same for every file that is held against it."""
-    def once(make, kept):
-        def made(trained, reading):
-            key = id(trained), repr(reading)
-            kept[key] = kept.get(key) or make(trained, reading)
-            return kept[key]
-        return made
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("traced", "folded"):
-            patch.setattr(links, name, once(getattr(links, name), {}))
-        yield
+@pytest.fixture(autouse=True)
+def quickly(made_once):
+    """Every file here is held against the same few networks."""
 
 
 @pytest.fixture
