@@ -148,9 +148,7 @@ def of_file(path, trained, resolution, normalisation=None, place=None, tell=laun
     """The Link of an artifact, an engine, or an ONNX file without a sidecar. Raises RtsegError."""
     if not sidecar(path).is_file() and Path(path).suffix == ".onnx":
         return of_stranger(path, trained, resolution, normalisation or "imagenet", not normalisation)
-    if normalisation:
-        raise RtsegError(f"--normalisation is for a file without a sidecar, and {sidecar(path).name} says what {path} was trained to see", "leave it out")
-    artifact = from_json(read_json(sidecar(path)), sidecar(path))
+    artifact = from_json(read_json(sidecar(path)), sidecar(path)) if sidecar(path).is_file() else read_artifact(path)
     refuse_other(path, artifact, trained, resolution)
     reading = Reading(artifact.resolution, artifact.network_input, artifact.normalisation, artifact.classes, artifact.enlarge or trained.dialect.enlarge,
                       artifact.input, artifact.output, artifact.opset, artifact.checks.get("repairs", {}).get("target", ""))

@@ -79,6 +79,12 @@ def test_a_file_of_something_else_is_one_line(trained, artifact, copy_of, change
         verify_chain(trained, [copy_of(artifact, **changes)], Ask(resolution))
 
 
+def test_an_engine_without_a_sidecar_is_not_loaded(trained, tmp_path):
+    (tmp_path / "stray.engine").write_bytes(b"ftrt and native code")
+    with pytest.raises(RtsegError, match="has no sidecar"):
+        verify_chain(trained, [tmp_path / "stray.engine"], Ask(RESOLUTION))
+
+
 def test_a_file_that_was_changed_is_compared_and_said(made_once, trained, artifact, copy_of):
     step = verify_chain(trained, [copy_of(artifact, sha256="0" * 64)], Ask(RESOLUTION))["steps"][-1]
     assert step["ok"] and "was changed after" in step["notes"][0]
