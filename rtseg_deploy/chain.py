@@ -15,6 +15,7 @@ from . import accuracy, build, calibrate, datasets, facts, files, fp16, images, 
 from .departures import BOUNDARY, bar_of, departure, maps, refuse_other_classes, summary, too_far
 from .errors import RtsegError
 from .export import export, refuse_size
+from .lists import spread
 from .passes import to_fp16
 from .records import FORMAT, PRECISIONS, read_artifact, sidecar, size
 
@@ -93,12 +94,6 @@ def pictures(trained, ask):
         return [Shot(path.name, lambda path=path: images.read(path)) for path in spread(datasets.listed(ask.images), ask.count)], None
     drawn = proof.pictures(ask.resolution, asdict(trained.normalisation), "rgb8")
     return [Shot(name, lambda pixels=picture.fed: pixels, seen=name == "street") for name, picture in drawn.items()], None
-
-
-def spread(items, count):
-    """So many of them, or all, from the first to the last in even steps."""
-    count = min(count, len(items))
-    return [items[number * len(items) // count] for number in range(count)]
 
 
 def pixels_of(shot, ask):
@@ -288,5 +283,5 @@ def disagreement(pixels, differs, tied, near):
     where = dict(zip(COLOURS, (differs & ~tied & ~near, differs & ~tied & near, differs & tied)))
     for name, mask in where.items():
         found[mask] = (INK * np.float32(COLOURS[name]) + (1 - INK) * grey[mask][:, None]).round()
-    rows = [(f"differ {name}" if name != "ties" else "differ, but are ties", COLOURS[name], float(mask.mean())) for name, mask in where.items()]
+    rows = [(f"differ{', but are' if name == 'ties' else ''} {name}  {mask.mean():.1%}", COLOURS[name]) for name, mask in where.items()]
     return images.beside(Image.fromarray(found), images.legend(rows, len(found)))

@@ -5,7 +5,6 @@ The bars were set by planting faults, see docs/chain.md.
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-from PIL import Image, ImageFilter
 
 from . import accuracy, proof
 from .errors import RtsegError
@@ -21,7 +20,7 @@ class Bar:
 
 
 BARS = {"fp32": Bar(1e-4, 1e-4, 1e-3, 0.01), "fp16": Bar(5e-2, 1e-3, 1e-2, 0.05), "int8": Bar(3.0, 3e-2, 1e-1, 0.5)}
-BOUNDARY = 2                        # pixels: as near to an edge of the first link's labels a pixel is at a boundary
+BOUNDARY = 2                        # pixels to either side of where labels of the first link meet; accuracy.edges is the first of them
 
 
 def bar_of(precision, **asked):
@@ -33,16 +32,10 @@ def maps(reference, labels, margin, boundary=BOUNDARY):
     """(where labels differ, where that is a tie, where a boundary is): bool H x W each. labels: 1 x H x W of an Answer."""
     wanted = reference.labels
     if labels.shape != wanted.shape:
-        return np.ones(wanted.shape[1:], bool), np.zeros(wanted.shape[1:], bool), near(wanted[0], boundary)
+        return np.ones(wanted.shape[1:], bool), np.zeros(wanted.shape[1:], bool), accuracy.near(wanted[0], boundary - 1)
     differs = labels != wanted
     tied = differs & proof.tied(reference.logits, labels, margin * scale_of(reference))
-    return differs[0], tied[0], near(wanted[0], boundary)
-
-
-def near(labels, boundary):
-    """Where a boundary of labels is at most so many pixels away, up, down and sideways. (accuracy.near measures straight, and needs OpenCV.)"""
-    edges = Image.fromarray(accuracy.edges(labels).astype(np.uint8))
-    return np.asarray(edges.filter(ImageFilter.MaxFilter(2 * boundary - 1))).astype(bool)   # the edges are one pixel wide to either side
+    return differs[0], tied[0], accuracy.near(wanted[0], boundary - 1)
 
 
 def scale_of(reference):
