@@ -19,6 +19,7 @@ from . import accuracy, backends, datasets, files, gallery, images, launch, stre
 from .accuracy import Counts
 from .errors import RtsegError, need
 from .facts import datasets as known
+from .lists import spread
 from .measure import exported, measure, named
 from .records import FORMAT, read_artifact, sidecar, size
 
@@ -67,10 +68,10 @@ def size_of(path):
 
 
 def some(data, count):
-    """The data set, or so many of its pairs, evenly spread: neighbours are often of one scene."""
+    """The data set, or so many of its pairs, evenly spread."""
     if count is None or count >= len(data.pairs):
         return data
-    return replace(data, pairs=tuple(data.pairs[number * len(data.pairs) // count] for number in range(count)))
+    return replace(data, pairs=tuple(spread(data.pairs, count)))
 
 
 def papers_input(network, data, resolution):

@@ -100,3 +100,9 @@ def write_list(path, chosen_images):
     rows.writerow(["name", "sha256"])
     rows.writerows([name, files.sha256(by_name[name])] for name in sorted(by_name, key=natural))
     files.write(path, text.getvalue())
+
+
+def spread(items, count):
+    """So many of them, or all, from the first to the last in even steps: neighbours are often of one scene."""
+    count = min(count, len(items))
+    return [items[number * len(items) // count] for number in range(count)]

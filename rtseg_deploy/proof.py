@@ -170,13 +170,25 @@ def first_departure(reference, found, x, bar):
     before = session(with_outputs(inferred, names)).run(None, {"input": x})
     after = session(with_outputs(onnx.shape_inference.infer_shapes(found), names)).run(None, {"input": x})
     for name, one, other in zip(names, before, after):
-        if not np.abs(one - other).max() <= bar * max(float(one.std()), 1e-12):
+        if one.shape != other.shape or not np.abs(one - other).max() <= bar * max(float(one.std()), 1e-12):
             return name
     return None
 
 
 def first_departure_from_torch(module, found, x, bar):
     """The first leaf module whose result departs from the tensor that the exporter named after it; None where none does."""
+    results = results_of(module, x)
+    produced = {name.rpartition("/")[0]: name for node in found.graph.node for name in node.output}
+    pairs = [(path, produced[scope]) for path in results if (scope := onnx_scope(module, path)) in produced]
+    tensors = session(with_outputs(found, [name for _, name in pairs])).run(None, {"input": x})
+    for (path, _), tensor in zip(pairs, tensors):
+        if not np.abs(results[path] - tensor).max() <= bar * max(float(results[path].std()), 1e-12):
+            return path
+    return None
+
+
+def results_of(module, x):
+    """Path -> result of each leaf module that is called for an input, in the order of the calls."""
     torch = need("torch")
     results = {}
 
@@ -190,13 +202,7 @@ def first_departure_from_torch(module, found, x, bar):
         module(torch.from_numpy(x))
     for hook in hooks:
         hook.remove()
-    produced = {name.rpartition("/")[0]: name for node in found.graph.node for name in node.output}
-    pairs = [(path, produced[scope]) for path in results if (scope := onnx_scope(module, path)) in produced]
-    tensors = session(with_outputs(found, [name for _, name in pairs])).run(None, {"input": x})
-    for (path, _), tensor in zip(pairs, tensors):
-        if not np.abs(results[path] - tensor).max() <= bar * max(float(results[path].std()), 1e-12):
-            return path
-    return None
+    return results
 
 
 def onnx_scope(module, path):

@@ -85,6 +85,27 @@ def artifact(trained, tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def made_of_networks():
+    """See made_once."""
+    return {}
+
+
+@pytest.fixture
+def made_once(made_of_networks, monkeypatch):
+    """What verify-chain makes of a network by itself is made once for all the files that tests hold against it. Not for tests that change how it is made."""
+    from rtseg_deploy import links
+
+    def once(name, make):
+        def made(trained, reading):
+            key = name, id(trained), repr(reading)
+            made_of_networks[key] = made_of_networks.get(key) or (trained, make(trained, reading))  # the network is kept, and with it its id
+            return made_of_networks[key][1]
+        return made
+    for name in ("traced", "folded"):
+        monkeypatch.setattr(links, name, once(name, getattr(links, name)))
+
+
 @pytest.fixture
 def copy_of(tmp_path):
     """Copy an artifact with its sidecar, with fields of the sidecar changed."""
