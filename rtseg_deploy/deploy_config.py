@@ -10,7 +10,7 @@ from .records import read_artifact
 # ONNX's names -> Triton's (model_config.proto)
 TRITON_TYPES = {"FLOAT": "TYPE_FP32", "UINT8": "TYPE_UINT8", "INT32": "TYPE_INT32"}
 # nvinfer's numbers: 0 FP32, 2 FP16 (Gst-nvinfer, network-mode)
-NETWORK_MODES = {"fp32": 0, "fp16": 2}
+NETWORK_MODES = {"fp32": 0, "fp16": 2, "int8": 1}
 
 
 def deploy_config(path, server, folder):

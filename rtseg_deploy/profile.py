@@ -64,6 +64,8 @@ def device_of(artifact, environment):
 
 def graph_of(path, artifact, backend, own, tell):
     """The dataflow.Layers of what ran, under the names that the backend has for them; none where the ONNX file of an engine is not here."""
+    if artifact.precision not in estimate.BYTES:    # nothing is known of any device's rate in INT8
+        return []
     tell("counting the graph", None)
     count = estimate.BYTES[artifact.precision]
     if backend.startswith("torch"):

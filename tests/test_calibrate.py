@@ -252,6 +252,12 @@ def test_the_command_tells_and_writes(ground, tmp_path):
         assert words in err.splitlines()[-1]
 
 
+def test_its_layers_are_timed(made):
+    out, _ = run("bench", made[0], "--profile", "--json", "-n", 5)
+    kinds = [row["kind"] for row in json.loads(out)[0]["rows"]]
+    assert any("Linear" in kind for kind in kinds)
+
+
 def test_the_list_in_the_repository_is_camvids_validation_set(shared):
     from conftest import ROOT
     found = datasets.listed(ROOT / "calib/camvid-val.csv", folder=shared / "camvid/val")
