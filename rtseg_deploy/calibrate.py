@@ -8,6 +8,7 @@ import onnx
 
 from . import accuracy, calibration_table, datasets, files, images, int8, proof
 from .errors import RtsegError
+from .lists import spread
 from .records import read_artifact, write_model
 from .remarks import versions, weights_bytes
 
@@ -67,8 +68,8 @@ def calibrate(path, source, goal=None, ask=Ask(), tell=lambda step, done: None):
     street = proof.pictures(artifact.resolution, artifact.normalisation, artifact.input)["street"]
     refuse_narrow(int8.beyond(model, data, street.fed))
     judge = judged(model, fed, others or chosen, chosen, ask)
-    shown = {"street": street, **{Path(image).name: proof.Picture(fed(image), None) for image in sample(judge.pictures, SHOWN)}}
-    costs = costs_of(model, data, [fed(image) for image in sample(judge.pictures, TRIED)], ask.form, tell)
+    shown = {"street": street, **{Path(image).name: proof.Picture(fed(image), None) for image in spread(judge.pictures, SHOWN)}}
+    costs = costs_of(model, data, [fed(image) for image in spread(judge.pictures, TRIED)], ask.form, tell)
     kept, lost, parity = searched(model, data, costs, judge, shown, ask.form, tell)
     made = int8.paired(model, data, kept, ask.form)
 
@@ -123,23 +124,18 @@ def judged(model, fed, held, chosen, ask):
     reference = proof.logits(model)
     if ask.data:
         data, used = datasets.dataset(ask.data, split=ask.split), {files.sha256(image) for image in chosen}
-        pairs = sample([pair for pair in data.pairs if files.sha256(pair.image) not in used])
+        pairs = spread([pair for pair in data.pairs if files.sha256(pair.image) not in used], HELD)
         if not pairs:
             raise RtsegError(f"all images of {ask.data} were calibrated with, and none is left to judge by", "calibrate with fewer: --count")
         best = miou(reference, fed, data, pairs)
         return Judge("points of mIoU", ask.max_drop, [pair.image for pair in pairs], lambda made: best - miou(proof.logits(made), fed, data, pairs))
-    held = sample(held)
+    held = spread(held, HELD)
     wanted = [reference(fed(image)).argmax(1).astype(np.uint16) for image in held]
 
     def changed(made):
         logits = proof.logits(made)
         return float(np.mean([(logits(fed(image)).argmax(1) != labels).mean() for image, labels in zip(held, wanted)]))
     return Judge("share of labels", MAX_CHANGED, held, changed)
-
-
-def sample(rows, most=HELD):
-    """At most so many of them, evenly."""
-    return [rows[number * len(rows) // min(most, len(rows))] for number in range(min(most, len(rows)))]
 
 
 def miou(logits, fed, data, pairs):
