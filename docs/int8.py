@@ -98,7 +98,7 @@ def kinds(folder, name):
         options.intra_op_num_threads, options.log_severity_level, options.enable_profiling = one.threads, 3, True
         options.profile_file_prefix = str(folder / "profile")
         one.session = one.ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        one.binding, fed, one.fed = one.session.io_binding(), one.fed.numpy(), None
+        one.binding, fed, one.fed = one.session.io_binding(), one.fed.numpy().copy(), None
         one.feed(fed)
         for _ in range(2 * STEPS):
             one.step()
