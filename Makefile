@@ -23,7 +23,7 @@ $(VENV)/ready: setup.cfg constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt $(TORCH)
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[export,cpu,openvino,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[export,cpu,openvino,eval,dev]'
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[rtx]' || echo "no tensorrt-rtx for this platform: engines cannot be built here, the rest works"
 	touch $@
 

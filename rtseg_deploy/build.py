@@ -95,7 +95,8 @@ def refuse_unparsed(path, target, version):
     from . import check
 
     parser = facts.parser_of(version, "rtx" if target.ahead_of_time and not version else target.parser)
-    check.refuse(check.findings(onnx.load(path), parser, target.compute_capability), f"{parser.serves} does not take {path} for {target.name}")
+    chip = "" if version and parser.name == "rtx" else target.compute_capability    # TensorRT 11 reads what RTX reads, and has kernels of its own
+    check.refuse(check.findings(onnx.load(path), parser, chip), f"{parser.serves} does not take {path} for {target.name}")
 
 
 def read_table(table, artifact, fp16):

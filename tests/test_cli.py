@@ -10,10 +10,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from conftest import ROOT, run
+from PIL import Image
 
 from rtseg_deploy import __version__, demo, terminal
 from rtseg_deploy.cli import cli as group
@@ -57,6 +59,17 @@ def commands_of_the_readme():
     return [line.strip() for block in blocks for line in block.splitlines() if line.strip().startswith("rtseg-deploy")]
 
 
+def draw_camvid(folder, pictures):
+    """A data set in CamVid's form: the street, moved and darker each time, with bands of every class."""
+    street = demo.images.read(demo.images.STREET)
+    for split, count in pictures.items():
+        for name in (split, f"{split}annot"):
+            (folder / name).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray((np.roll(street, 40 * number, 1) * (1 - 0.05 * number)).astype(np.uint8)).save(folder / split / f"{number}.png")
+            Image.fromarray((np.arange(360, dtype=np.uint8) // 30)[:, None].repeat(480, 1)).save(folder / f"{split}annot" / f"{number}.png")
+
+
 def test_the_readmes_commands_run(tmp_path):
     """In order, in one folder, as someone would who follows it; the figures are taken with fewer iterations."""
     (tmp_path / "weights.pth").write_bytes(demo.CHECKPOINT.read_bytes())
@@ -65,6 +78,7 @@ def test_the_readmes_commands_run(tmp_path):
     (tmp_path / "mypackage").mkdir()
     (tmp_path / "mypackage/net.py").write_text("from torch import nn\ndef build():\n    return nn.Conv2d(3, 7, 3, 2, 1)\n")
     torch.onnx.export(torch.nn.Conv2d(3, 7, 3, 2, 1), (torch.zeros(1, 3, 64, 96),), tmp_path / "theirs.onnx", dynamo=False)
+    draw_camvid(tmp_path / "camvid", {"val": 6, "test": 2})
     lines = commands_of_the_readme()
     assert len(lines) >= 4
     for line in lines:

@@ -141,6 +141,14 @@ def test_parsers_take_tensorrts_form_and_refuse_the_other(network):
     assert "no INT8 (no dp4a)" in facts.rules()["quantize-tx2"].reason
 
 
+def test_what_tensorrt_rtx_cannot_on_a_chip_is_not_held_against_tensorrt_11(network, tmp_path):
+    model, _, data = network
+    onnx.save(int8.paired(model, data["tensorrt"]), tmp_path / "net.onnx")
+    builds.refuse_unparsed(tmp_path / "net.onnx", facts.target("rtx-2080ti"), "11.1.0")
+    with pytest.raises(RtsegError, match="computes in FP32"):
+        builds.refuse_unparsed(tmp_path / "net.onnx", facts.target("rtx-2080ti"), "")
+
+
 def test_quantised_weights_are_no_weights_that_a_node_makes(network):
     model, _, data = network
     made = int8.paired(model, data["tensorrt"])
