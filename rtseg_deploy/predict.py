@@ -1,5 +1,4 @@
 """Images -> labels -> pictures that a person can look at."""
-from dataclasses import replace
 from pathlib import Path
 
 from . import backends, facts, images, stream
@@ -26,8 +25,7 @@ def predict(path, paths, folder, backend=None, place=None, tell=lambda step, don
     def told(step, share):
         tell(f"{step}: {len(done)} of {len(paths)} images" if len(paths) > 1 else step, len(done) / len(paths))
 
-    known = replace(artifact, enlarge=artifact.enlarge or "nearest")     # a picture to look at, where nobody says how
-    stream.pictures(path, known, backend, paths, take, place, told)
+    stream.pictures(path, artifact, backend, paths, take, place, told)
     return done
 
 

@@ -29,7 +29,7 @@ class Labelled:
 
 def around(artifact, frame):
     """What device/frames.py is to do around an artifact; frame: see there."""
-    return {"frame": frame, "input": artifact.input, "output": artifact.output, "enlarge": artifact.enlarge, "size": list(artifact.resolution),
+    return {"frame": frame, "input": artifact.input, "output": artifact.output, "enlarge": artifact.enlarge or "bilinear", "size": list(artifact.resolution),
             **artifact.normalisation}
 
 

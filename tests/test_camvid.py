@@ -11,6 +11,7 @@ from rtseg_deploy import accuracy, checkpoints, datasets, images
 from rtseg_deploy.deployed import deployed
 from rtseg_deploy.export import export
 
+pytestmark = pytest.mark.xdist_group("camvid")      # one worker measures
 KNOWN_MIOU = 54.3878                # of the checkpoint in PyTorch, per its README
 
 
