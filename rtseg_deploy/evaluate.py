@@ -86,15 +86,16 @@ def evaluated(subject, path, ask, tell):
     refuse_other_classes(path, artifact, data)
     stream.refuse_unknown_enlarging(path, artifact)
     (backend,) = backends.chosen(artifact, [ask.backend] if ask.backend else [])
-    identity = identity_of(artifact, Path(path) != Path(subject), backend, ask)
-    goal = Path(ask.results, f"{artifact.model}-{size(artifact.resolution)}-{artifact.precision}-{data.name}-{backend}-{key(identity)}.json")
+    identity = identity_of(artifact, Path(path) != Path(subject), backend, ask, tell)
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    goal = Path(ask.results, f"{artifact.model}-{size(artifact.resolution)}-{artifact.precision}-{data.name}-{backend}-{key}.json")
     with log(goal.with_suffix(".jsonl"), ask.again) as (done, add):
-        todo = [pair for pair in data.pairs if pair.name not in done or ask.save and not gallery.drawn(ask.save, pair.name)]
+        todo = [pair for pair in data.pairs if pair.name not in done or ask.save and not gallery.drawn(ask.save, key, pair.name)]
         telling = counted(tell, f"{data.name}, {backend}", len(data.pairs) - len(todo), len(data.pairs))
-        workers = label(path, artifact, backend, todo, ask, add, telling) if todo else []
+        workers = label(path, artifact, backend, todo, ask, key, add, telling) if todo else []
     described = replace(artifact, checks={name: check for name, check in artifact.checks.items() if name != "accuracy"})     # earlier ones
     value = {"format": FORMAT, "kind": "accuracy", "artifact": described.to_json(), "file": str(subject), "backend": backend, **identity["data"],
-             **summary(goal.with_suffix(".jsonl"), artifact, data, ask.save), **worked(workers, goal, ask)}
+             **summary(goal.with_suffix(".jsonl"), artifact, data, ask.save, key), **worked(workers, goal, ask)}
     files.write_json(goal, value)
     if Path(path) == Path(subject):
         note_in_sidecar(path, value, goal)
@@ -109,18 +110,22 @@ def refuse_other_classes(path, artifact, data):
                          "evaluate it on the data set that it was trained for, or export the checkpoint that was trained for this one")
 
 
-def identity_of(artifact, temporary, backend, ask):
+def identity_of(artifact, temporary, backend, ask, tell):
     """All that decides what the rows are. What was exported for this has other bytes each time, and is known by what it was made of."""
-    pairs = ask.data.pairs
-    lines = "".join(f"{pair.name} {pair.labels.stat().st_size}\n" for pair in pairs)
     origin = {name: value for name, value in artifact.parent.items() if name != "file"}
-    made_of = [origin, artifact.model, artifact.dialect, artifact.resolution, artifact.network_input, artifact.precision, artifact.output]
-    return {"artifact": made_of if temporary else artifact.sha256, "format": FORMAT, "backend": backend, "on": ask.place.name if ask.place else "",
-            "data": {"data": {"name": ask.data.name, "split": ask.data.split, "pictures": len(pairs), "digest": hashlib.sha256(lines.encode()).hexdigest()}}}
+    made_of = [origin, artifact.model, artifact.dialect, artifact.network_input] if temporary else artifact.sha256
+    fed = [artifact.resolution, artifact.precision, artifact.input, artifact.normalisation, artifact.output, artifact.enlarge]
+    data = {"name": ask.data.name, "split": ask.data.split, "pictures": len(ask.data.pairs), "digest": digest(ask.data, tell)}
+    return {"artifact": [made_of, fed], "format": FORMAT, "backend": backend, "on": ask.place.name if ask.place else "", "data": {"data": data}}
 
 
-def key(identity):
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+def digest(data, tell):
+    """The sha256 of a data set: of every file, and of what the values in its labels mean."""
+    found = hashlib.sha256(json.dumps([data.classes.names, data.coding]).encode())
+    for number, pair in enumerate(data.pairs):
+        tell("hashing the pictures", number / len(data.pairs))
+        found.update(f"{pair.name} {files.sha256(pair.image)} {files.sha256(pair.labels)}\n".encode())
+    return found.hexdigest()
 
 
 @contextmanager
@@ -160,14 +165,14 @@ def rows_in(path):
             seen.add(row["name"])
 
 
-def label(path, artifact, backend, pairs, ask, add, tell):
+def label(path, artifact, backend, pairs, ask, key, add, tell):
     """Label these pictures, add a row for each, and draw them where that is asked for; returns the workers' results."""
     def take(one):
         pair = pairs[one.number]
         truth = datasets.truth(ask.data, pair)
         found = accuracy.counts(truth, one.labels, artifact.classes)
         if ask.save:
-            gallery.draw(ask.save, pair.name, images.read(pair.image), truth, one.labels, ask.data.classes)
+            gallery.draw(ask.save, key, pair.name, images.read(pair.image), truth, one.labels, ask.data.classes)
         add({"name": pair.name, "size": one.labels.shape, "confusion": [[int(t), int(p), int(found.confusion[t, p])] for t, p in
              zip(*found.confusion.nonzero())], "boundary": found.boundary.tolist(),
              **{name: one.row[name] for name in ("seconds", "decode", "waited")}})
@@ -201,7 +206,7 @@ def counts_of(row, classes):
     return Counts(confusion, np.array(row["boundary"], np.int64))
 
 
-def summary(path, artifact, data, save):
+def summary(path, artifact, data, save, key):
     """What the rows of a log say; the gallery's page is written where there is one."""
     names, total, sizes, seconds, waited, pictures = data.classes.names, None, Counter(), {}, [], []
     for row in rows_in(path):
@@ -217,7 +222,7 @@ def summary(path, artifact, data, save):
     said = {"scores": scores, "protocol": protocol(artifact, sizes, data), "notes": notes(artifact, data, sizes),
             "stages": {stage: median(spent) for stage, spent in seconds.items()}, "waited_share": share_waited(waited[1:])}
     if save:
-        gallery.write(save, pictures, data, said, f"{artifact.model} {size(artifact.resolution)} {artifact.precision}")
+        gallery.write(save, key, pictures, data, said, f"{artifact.model} {size(artifact.resolution)} {artifact.precision}")
     return said
 
 

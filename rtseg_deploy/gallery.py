@@ -16,24 +16,24 @@ QUALITY = {"quality": 90, "subsampling": 0}     # a JPEG that halves its colours
 FILES = {"picture": "picture.jpg", "overlay": "overlay.jpg", "truth": "truth.png", "labels": "labels.png", "errors": "errors.jpg"}
 
 
-def file_of(name, kind):
-    """Where a picture lies in the gallery's folder."""
-    return f"pictures/{name}.{FILES[kind]}"
+def file_of(key, name, kind):
+    """Where a picture of an evaluation lies in the gallery's folder: another one's are never taken for it."""
+    return f"pictures/{key}/{name}.{FILES[kind]}"
 
 
-def drawn(folder, name):
+def drawn(folder, key, name):
     """Whether all pictures of one are there: the last one is written last."""
-    return Path(folder, file_of(name, list(FILES)[-1])).is_file()
+    return Path(folder, file_of(key, name, list(FILES)[-1])).is_file()
 
 
-def draw(folder, name, pixels, truth, labels, classes):
-    """Write the pictures of one image: H x W x 3, and its truth and labels, H x W."""
+def draw(folder, key, name, pixels, truth, labels, classes):
+    """Write the pictures of one image: H x W x 3, and its truth and labels, H x W. key: of the evaluation."""
     made = {"picture": Image.fromarray(pixels), "overlay": images.overlay(pixels, labels, classes), "truth": coloured(truth, classes),
             "labels": coloured(labels, classes), "errors": Image.fromarray(errors(pixels, truth, labels))}
     if ".." in Path(name).parts or Path(name).is_absolute():
         raise RtsegError(f"the picture called {name} leaves the folder {folder}", "give it another name")
     for kind, picture in made.items():
-        path = Path(folder, file_of(name, kind))
+        path = Path(folder, file_of(key, name, kind))
         with files.replacing(path) as temporary:
             picture.save(temporary, **({"format": "PNG"} if path.suffix == ".png" else {"format": "JPEG", **QUALITY}))
 
@@ -55,28 +55,27 @@ def errors(pixels, truth, labels):
     return grey.astype(np.uint8)
 
 
-def write(folder, pictures, data, said, title):
+def write(folder, key, pictures, data, said, title):
     """index.html of pictures that are drawn: [(name, (height, width), its scores)]. said: the scores, protocol and notes of all; returns its path."""
     path = Path(folder, "index.html")
-    files.write(path, rendered("gallery.html", {"percent": percent}, pictures=sorted(map(row, pictures), key=lambda one: one["order"]),
+    files.write(path, rendered("gallery.html", {"percent": percent}, pictures=sorted((row(key, one) for one in pictures), key=lambda one: one["order"]),
                                classes=classes(said["scores"], data.classes), data=data, title=title, version=__version__, **said))
     return path
 
 
-def row(picture):
+def row(key, picture):
     """What the page says of an image. The order: by its mIoU over the classes that are in it, the worst first; without any truth last."""
     name, (height, width), scores = picture
     present = {one: iou for one, iou in scores["iou"].items() if iou is not None}
     worst = min(present, key=present.get, default="")
-    links = {kind: quote(file_of(name, kind)) for kind in FILES}
+    links = {kind: quote(file_of(key, name, kind)) for kind in FILES}
     return {"name": name, "height": height, "width": width, "files": links, "miou": scores["miou"], "accuracy": scores["pixel_accuracy"], "worst": worst,
             "worst_iou": present.get(worst), "order": (scores["miou"] is None, scores["miou"] or 0, name)}
 
 
 def classes(scores, names):
     """A row for each class: its name, colour, IoU and boundary score."""
-    boundary = scores["boundary"] or {}
-    return [{"name": name, "colour": "#" + bytes(colour).hex(), "iou": scores["iou"][name], "boundary": boundary.get(name)}
+    return [{"name": name, "colour": "#" + bytes(colour).hex(), "iou": scores["iou"][name], "boundary": scores["boundary"][name]}
             for name, colour in zip(names.names, names.colours)]
 
 

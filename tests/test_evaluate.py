@@ -119,12 +119,13 @@ def test_a_gallery_is_drawn_to_its_end(mine, camvid, tmp_path):
     """Counts that are there without their pictures, as of a run without --save or one that was killed between the two, are drawn and not counted twice."""
     save, _ = tmp_path / "gallery", evaluated(mine, camvid, tmp_path)
     _, first = evaluated(mine, camvid, tmp_path, save=str(save))
-    assert len(list((save / "pictures").iterdir())) == 5 * PICTURES and (save / "index.html").is_file()
+    (drawn,) = (save / "pictures").iterdir()
+    assert len(list(drawn.iterdir())) == 5 * PICTURES and (save / "index.html").is_file()
     for number in (3, 7):
-        (save / f"pictures/f{number:03d}.errors.jpg").unlink()
+        (drawn / f"f{number:03d}.errors.jpg").unlink()
     (save / "index.html").unlink()
     _, second = evaluated(mine, camvid, tmp_path, save=str(save))
-    assert len(list((save / "pictures").iterdir())) == 5 * PICTURES and second["scores"] == first["scores"] and (save / "index.html").is_file()
+    assert len(list(drawn.iterdir())) == 5 * PICTURES and second["scores"] == first["scores"] and (save / "index.html").is_file()
     assert len(rows_of(tmp_path)) == 2 * PICTURES + 2
 
 
@@ -136,6 +137,22 @@ def test_another_backend_another_count_and_other_labels_are_other_figures(mine, 
     (own / "testannot/f000.png").write_bytes((own / "testannot/f000.png").read_bytes() + b" ")
     assert len({*found, evaluated(mine, own, tmp_path)[0]}) == 4
     assert len(read_artifact(mine).checks["accuracy"]) == 3, "one for each backend and number of pictures"
+
+
+def test_counts_of_other_pictures_labels_or_statistics_are_never_taken(mine, camvid, tmp_path):
+    """Each under the same names: an image that is darker, another label file, a sidecar with another normalisation."""
+    own, found, save = shutil.copytree(camvid, tmp_path / "own"), [evaluated(mine, camvid, tmp_path)], tmp_path / "gallery"
+    first = own / "test/f000.png"
+    Image.fromarray(np.asarray(Image.open(first)) // 4).save(first)
+    found.append(evaluated(mine, own, tmp_path, save=str(save)))
+    shutil.copy(own / "testannot/f002.png", own / "testannot/f001.png")
+    found.append(evaluated(mine, own, tmp_path))
+    described = json.loads(sidecar(mine).read_text())
+    described["normalisation"]["mean"] = [0.1, 0.1, 0.1]
+    sidecar(mine).write_text(json.dumps(described))
+    found.append(evaluated(mine, own, tmp_path, save=str(save)))
+    assert len({path for path, _ in found}) == 4 and len({value["scores"]["miou"] for _, value in found}) == 4
+    assert len(list((save / "pictures").iterdir())) == 2, "each has its own pictures"
 
 
 def test_a_damaged_line_is_said(mine, camvid, tmp_path):
@@ -194,18 +211,17 @@ def test_another_number_of_classes_is_one_line(artifact, copy_of, camvid, tmp_pa
     assert "11 classes (cityscapes), and camvid has 11" in err.splitlines()[-1] and not rows_of(tmp_path)
 
 
-@pytest.mark.parametrize("name, words", [("test", "truncated"), ("testannot", "truncated")])
-def test_a_damaged_file_is_one_line_and_mended_it_goes_on(mine, tmp_path, name, words):
+@pytest.mark.parametrize("name", ["test", "testannot"])
+def test_a_damaged_file_is_one_line_and_mended_it_is_another_data_set(mine, tmp_path, name):
     folder = draw(tmp_path / "data", 6)
     path = folder / name / "f003.png"
     good = path.read_bytes()
     path.write_bytes(good[:len(good) // 2])
     _, err = run("eval", mine, "--data", folder, cwd=tmp_path, status=1)
-    assert "f003.png" in err.splitlines()[-1] and words in err.splitlines()[-1] and len(rows_of(tmp_path)) == 3
-    if name == "test":      # its labels' bytes are the same: the rows are of this data
-        path.write_bytes(good)
-        out, _ = run("eval", mine, "--data", folder, "--markdown", cwd=tmp_path)
-        assert len(rows_of(tmp_path)) == 6 and out.startswith("| class | IoU % | boundary F % |\n| --- |")
+    assert "f003.png" in err.splitlines()[-1] and "truncated" in err.splitlines()[-1] and len(rows_of(tmp_path)) == 3
+    path.write_bytes(good)
+    out, _ = run("eval", mine, "--data", folder, "--markdown", cwd=tmp_path)
+    assert len(rows_of(tmp_path)) == 3 + 6 and out.startswith("| class | IoU % | boundary F % |\n| --- |")
 
 
 @needs_sshd

@@ -33,10 +33,10 @@ def page(tmp_path):
         for name, (pixels, truth, labels) in cases.items():
             one = accuracy.counts(truth, labels, 11)
             total = total + one if total else one
-            gallery.draw(tmp_path, name, pixels, truth, labels, CAMVID)
+            gallery.draw(tmp_path, "k", name, pixels, truth, labels, CAMVID)
             pictures.append((name, truth.shape, accuracy.scores(one, CAMVID.names)))
         data = datasets.DataSet("camvid", tmp_path, CAMVID, (), (), split="test")
-        return gallery.write(tmp_path, pictures, data, {**SAID, "scores": accuracy.scores(total, CAMVID.names)}, "net 60x80").read_text()
+        return gallery.write(tmp_path, "k", pictures, data, {**SAID, "scores": accuracy.scores(total, CAMVID.names)}, "net 60x80").read_text()
     return written
 
 
@@ -72,16 +72,16 @@ def test_what_is_wrong_is_red_and_what_does_not_count_is_under_strokes():
 
 def test_pictures_keep_their_size_and_classes(tmp_path):
     pixels, truth, labels = case(15)
-    assert not gallery.drawn(tmp_path, "a/b")
-    gallery.draw(tmp_path, "a/b", pixels, truth, labels, CAMVID)
-    assert gallery.drawn(tmp_path, "a/b")
+    assert not gallery.drawn(tmp_path, "k", "a/b")
+    gallery.draw(tmp_path, "k", "a/b", pixels, truth, labels, CAMVID)
+    assert gallery.drawn(tmp_path, "k", "a/b") and not gallery.drawn(tmp_path, "another", "a/b")
     for kind, values in (("truth", truth), ("labels", labels)):
-        image = Image.open(tmp_path / gallery.file_of("a/b", kind))
+        image = Image.open(tmp_path / gallery.file_of("k", "a/b", kind))
         assert (np.asarray(image) == values).all()
         colours = np.asarray(image.convert("RGB"))
         assert (colours[30, 0] == CAMVID.colours[values[30, 0]]).all()
-    assert not np.asarray(Image.open(tmp_path / gallery.file_of("a/b", "truth")).convert("RGB"))[55].any(), "ignored is black"
-    assert Image.open(tmp_path / gallery.file_of("a/b", "errors")).size == (80, 60) < Image.open(tmp_path / gallery.file_of("a/b", "overlay")).size
+    assert not np.asarray(Image.open(tmp_path / gallery.file_of("k", "a/b", "truth")).convert("RGB"))[55].any(), "ignored is black"
+    assert Image.open(tmp_path / gallery.file_of("k", "a/b", "errors")).size == (80, 60) < Image.open(tmp_path / gallery.file_of("k", "a/b", "overlay")).size
     assert not list(tmp_path.rglob("*.part"))
 
 
@@ -122,5 +122,5 @@ def test_a_name_that_is_no_file_name_leaves_the_folder_nowhere(tmp_path):
     """Names are of files that are there, so this needs a data set that lies."""
     pixels, truth, labels = case(0)
     with pytest.raises(evaluate.RtsegError, match="leaves the folder"):
-        gallery.draw(tmp_path / "gallery", "../../x", pixels, truth, labels, CAMVID)
+        gallery.draw(tmp_path / "gallery", "k", "../../x", pixels, truth, labels, CAMVID)
     assert not list(Path(tmp_path).rglob("*x*"))
