@@ -10,7 +10,7 @@ from statistics import median
 
 import onnx
 
-from rtseg_deploy import calibrate, checkpoints, datasets, images, int8, proof, records
+from rtseg_deploy import calibrate, checkpoints, datasets, images, int8, lists, proof, records
 from rtseg_deploy.calibrate import Ask
 from rtseg_deploy.device import layers, runner
 from rtseg_deploy.export import export
@@ -43,7 +43,7 @@ def accuracy(folder, camvid):
     """Test mIoU of FP32, of every method with the ends in FP32 alone, and of what calibrate makes."""
     path, test = folder / "sgcpnet.onnx", datasets.dataset(camvid, split="test")
     model, fed = onnx.load(path), fed_by(records.read_artifact(path))
-    chosen = datasets.listed(camvid / "val", calibrate.COUNT)
+    chosen = lists.listed(camvid / "val", calibrate.COUNT)
 
     def row(what, form, made):
         points = calibrate.miou(proof.logits(made), fed, test, test.pairs)
@@ -63,7 +63,7 @@ def accuracy(folder, camvid):
 def by_form(folder, name, camvid):
     model, fed = onnx.load(folder / f"{name}.onnx"), fed_by(records.read_artifact(folder / f"{name}.onnx"))
     for form in int8.FORMS:
-        feeds = map(fed, datasets.listed(camvid / "val", 8))
+        feeds = map(fed, lists.listed(camvid / "val", 8))
         onnx.save(int8.quantised(model, feeds, "minmax", int8.ends(model), form), folder / f"{name}.{form}.onnx")
 
 

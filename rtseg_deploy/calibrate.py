@@ -8,7 +8,7 @@ import onnx
 
 from . import accuracy, calibration_table, datasets, files, images, int8, proof
 from .errors import RtsegError
-from .lists import spread
+from .lists import listed, spread, write_list
 from .records import read_artifact, write_model
 from .remarks import versions, weights_bytes
 
@@ -49,7 +49,7 @@ class Judge:
 def calibrate(path, source, goal=None, ask=Ask(), tell=lambda step, done: None):
     """Write the INT8 artifact of an FP32 one, its sidecar and the list of images; returns (path, Artifact).
 
-    source: a folder or a list of images, see datasets.listed. Raises RtsegError, with nothing written, for images that nothing can be learnt
+    source: a folder or a list of images, see lists.listed. Raises RtsegError, with nothing written, for images that nothing can be learnt
     from and for a network that INT8 costs too much.
     """
     artifact = read_artifact(path)
@@ -67,14 +67,14 @@ def calibrate(path, source, goal=None, ask=Ask(), tell=lambda step, done: None):
     data = int8.measured(model, map(fed, chosen), ask.method, ask.form)
     street = proof.pictures(artifact.resolution, artifact.normalisation, artifact.input)["street"]
     refuse_narrow(int8.beyond(model, data, street.fed))
-    judge = judged(model, fed, others or chosen, chosen, ask)
+    judge = judged(artifact, model, fed, others or chosen, chosen, ask)
     shown = {"street": street, **{Path(image).name: proof.Picture(fed(image), None) for image in spread(judge.pictures, SHOWN)}}
     costs = costs_of(model, data, [fed(image) for image in spread(judge.pictures, TRIED)], ask.form, tell)
     kept, lost, parity = searched(model, data, costs, judge, shown, ask.form, tell)
     made = int8.paired(model, data, kept, ask.form)
 
     listing = goal.with_suffix(".images.csv")
-    datasets.write_list(listing, chosen)
+    write_list(listing, chosen)
     about = {"for": ask.form, "method": ask.method, "images": len(chosen), "seed": ask.seed, "list": listing.name, "list_sha256": files.sha256(listing),
              "kept": kept, "layers": rows_of(model, costs, kept), "in_int8": len(int8.in_int8(made)), "loss": lost, "loss_unit": judge.unit, "most": judge.most}
     if ask.table:
@@ -94,8 +94,8 @@ def refuse_other(path, artifact):
 
 def images_of(source, ask):
     """(images to calibrate with, the others, warnings). Raises RtsegError for those that nothing can be learnt from."""
-    every = datasets.listed(source, folder=ask.folder)
-    chosen = datasets.listed(source, ask.count or min(COUNT, len(every)), ask.seed, ask.folder)
+    every = listed(source, folder=ask.folder)
+    chosen = listed(source, ask.count or min(COUNT, len(every)), ask.seed, ask.folder)
     different = {files.sha256(image) for image in chosen}
     flat = [image for image in chosen if images.read(image).std((0, 1)).max() < FLAT]
     if len(flat) > len(chosen) / 2:
@@ -119,11 +119,12 @@ def refuse_narrow(beyond):
                          "calibrate with images of what the network is to see")
 
 
-def judged(model, fed, held, chosen, ask):
+def judged(artifact, model, fed, held, chosen, ask):
     """The Judge: by truth where there is some, else by how many labels change."""
     reference = proof.logits(model)
     if ask.data:
         data, used = datasets.dataset(ask.data, split=ask.split), {files.sha256(image) for image in chosen}
+        datasets.refuse_other_classes(data, artifact.classes, artifact.class_set, "the network")
         pairs = spread([pair for pair in data.pairs if files.sha256(pair.image) not in used], HELD)
         if not pairs:
             raise RtsegError(f"all images of {ask.data} were calibrated with, and none is left to judge by", "calibrate with fewer: --count")
@@ -140,14 +141,12 @@ def judged(model, fed, held, chosen, ask):
 
 def miou(logits, fed, data, pairs):
     """Points of mIoU on labelled pairs; where the network labels another size than the truth's, by the nearest label."""
-    total = 0
+    names, total = data.classes.names, None
     for pair in pairs:
         truth, (found,) = datasets.truth(data, pair), logits(fed(pair.image)).argmax(1)
-        rows, columns = (((np.arange(goal) + 0.5) * have / goal).astype(int) for goal, have in zip(truth.shape, found.shape))
-        total = accuracy.counts(truth, found[rows][:, columns], len(data.classes.names)).confusion + total
-    hits = np.diag(total)
-    union = total.sum(0) + total.sum(1) - hits
-    return float(100 * (hits[union > 0] / union[union > 0]).mean())
+        one = accuracy.counts(truth, images.repeated(found, truth.shape), len(names))
+        total = total + one if total else one
+    return 100 * accuracy.scores(total, names)["miou"]
 
 
 def searched(model, data, costs, judge, shown, form, tell):

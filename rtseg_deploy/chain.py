@@ -12,17 +12,16 @@ import numpy as np
 from PIL import Image
 
 from . import accuracy, build, calibrate, datasets, facts, files, fp16, images, int8, launch, links, passes, proof, suspects
-from .departures import BOUNDARY, bar_of, departure, maps, refuse_other_classes, summary, too_far
+from .departures import BOUNDARY, bar_of, departure, maps, summary, too_far
 from .errors import RtsegError
 from .export import export, refuse_size
-from .lists import spread
+from .lists import listed, spread
 from .passes import to_fp16
 from .records import FORMAT, PRECISIONS, read_artifact, sidecar, size
 
 STEPS = ("pytorch", "folded", "onnx", "fp16", "int8", "engine")
 AT_A_TIME = 16                      # pictures: of one job on a device
 DEFAULT_COUNT = 32
-NAMED = {"fp32": "onnx"}            # the step of a precision, where it is called otherwise
 COLOURS = {"inside of objects": (230, 30, 30), "at boundaries": (255, 190, 0), "ties": (70, 130, 255)}
 INK = 0.75                          # of those colours over the picture
 
@@ -87,11 +86,11 @@ def pictures(trained, ask):
     """([Shot], DataSet or None)."""
     if ask.data:
         data = datasets.dataset(ask.data, ask.dataset or None, ask.split or None)
-        refuse_other_classes(data, trained)
+        datasets.refuse_other_classes(data, trained.classes, "", "the checkpoint")
         return [Shot(pair.name, lambda pair=pair: images.read(pair.image), lambda pair=pair: datasets.truth(data, pair))
                 for pair in spread(data.pairs, ask.count)], data
     if ask.images:
-        return [Shot(path.name, lambda path=path: images.read(path)) for path in spread(datasets.listed(ask.images), ask.count)], None
+        return [Shot(path.name, lambda path=path: images.read(path)) for path in spread(listed(ask.images), ask.count)], None
     drawn = proof.pictures(ask.resolution, asdict(trained.normalisation), "rgb8")
     return [Shot(name, lambda pixels=picture.fed: pixels, seen=name == "street") for name, picture in drawn.items()], None
 
@@ -115,7 +114,7 @@ def linked(trained, named, ask, shots, folder, tell):
                                                                                         lambda: links.folded(trained, reading))]
     there = {link.step for link in given}
     last = PRECISIONS.index(ask.precision or "fp32")
-    wanted = [precision for precision in PRECISIONS[:last + 1] if NAMED.get(precision, precision) not in there]
+    wanted = [precision for precision in PRECISIONS[:last + 1] if links.step_of(precision) not in there]
     found += made_here(trained, reading, wanted, ask, shots, tell)
     if ask.target and "engine" not in there:
         found.append(attempted("engine", f"for {ask.target}", ask.precision or "fp32", reading,
@@ -149,8 +148,8 @@ def made_here(trained, reading, wanted, ask, shots, tell):
 
     make = {"fp32": (folded, "traced and folded here"), "fp16": (lambda: halved(folded(), trained, reading), "converted here, simulated"),
             "int8": (quantised, f"calibrated here on {'its own pictures' if not ask.calibration else ask.calibration}")}
-    return [attempted(NAMED.get(precision, precision), how, precision, reading,
-                      lambda model=model, how=how, precision=precision: links.of_graph(NAMED.get(precision, precision), how, model(), precision, reading))
+    return [attempted(links.step_of(precision), how, precision, reading,
+                      lambda model=model, how=how, precision=precision: links.of_graph(links.step_of(precision), how, model(), precision, reading))
             for precision, (model, how) in make.items() if precision in wanted]
 
 
@@ -164,7 +163,7 @@ def calibrating(ask, shots):
     """The pixels that INT8 is calibrated on, one picture at a time."""
     if not ask.calibration:
         return (pixels_of(shot, ask) for shot in shots if shot.seen)
-    return (images.resized(images.read(path), ask.resolution) for path in spread(datasets.listed(ask.calibration), ask.count))
+    return (images.resized(images.read(path), ask.resolution) for path in spread(listed(ask.calibration), ask.count))
 
 
 def feeds(pictures, reading):
@@ -235,9 +234,7 @@ def counted(total, truth, labels, reference, data):
     """The accuracy.Counts with one picture more; None where labels are none of the network's."""
     if truth is None or labels.shape != reference.labels.shape or not 0 <= labels.min() <= labels.max() < len(data.classes.names):
         return total
-    height, width = truth.shape
-    labels = np.asarray(Image.fromarray(labels[0].astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST))
-    found = accuracy.counts(truth, labels, len(data.classes.names))
+    found = accuracy.counts(truth, images.repeated(labels[0], truth.shape), len(data.classes.names))
     return found if total is None else total + found
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from . import facts, images
 from .errors import RtsegError
 from .facts.datasets import camvid_splits, coding, packed
-from .lists import listed, natural, pictures, subfolders, table, write_list  # noqa: F401 - listed and write_list are for who has data sets
+from .lists import natural, pictures, subfolders, table
 from .records import size
 
 IGNORED = 255
@@ -130,6 +130,14 @@ LAYOUTS = (
     Layout("folder", "classes.csv or classes.txt, and images/ and labels/ or pairs.csv",
            lambda f: class_file(f) is not None and ((f / "pairs.csv").is_file() or (f / "images").is_dir() and (f / "labels").is_dir()), plain),
 )
+
+
+def refuse_other_classes(data, classes, class_set, what):
+    """Raise RtsegError where a network, of so many classes and maybe a named set of them, is not one for this data set."""
+    if classes != len(data.classes.names) or data.classes.name and class_set not in ("", data.classes.name):
+        of = f" ({class_set})" if class_set else ""
+        raise RtsegError(f"{what} has {classes} classes{of}, and {data.name} has {len(data.classes.names)}",
+                         "name the data set that it was trained for, or the checkpoint that was trained for this one")
 
 
 def chosen(split, there, folder):

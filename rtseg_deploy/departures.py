@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from . import accuracy, proof
-from .errors import RtsegError
 
 
 @dataclass(frozen=True)
@@ -82,9 +81,3 @@ def too_far(found, bar):
     if found.get("delta_miou") is not None and abs(found["delta_miou"]) > bar.drop:
         wrong.append(f"mIoU differs by {found['delta_miou']:+.3f} points, at most {bar.drop:g}")
     return wrong
-
-
-def refuse_other_classes(data, trained):
-    """Raise RtsegError for a data set of other classes than the network tells apart."""
-    if len(data.classes.names) != trained.classes:
-        raise RtsegError(f"{data.name} has {len(data.classes.names)} classes, the checkpoint {trained.classes}", "name the data that it was trained on")

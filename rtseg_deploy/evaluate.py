@@ -83,7 +83,7 @@ def papers_input(network, data, resolution):
 def evaluated(subject, path, ask, tell):
     """[(result file, its value)] of one artifact; it is temporary where it is not the subject itself."""
     artifact, data = read_artifact(path), ask.data
-    refuse_other_classes(path, artifact, data)
+    datasets.refuse_other_classes(data, artifact.classes, artifact.class_set, path)
     stream.refuse_unknown_enlarging(path, artifact)
     (backend,) = backends.chosen(artifact, [ask.backend] if ask.backend else [])
     identity = identity_of(artifact, Path(path) != Path(subject), backend, ask, tell)
@@ -100,14 +100,6 @@ def evaluated(subject, path, ask, tell):
     if Path(path) == Path(subject):
         note_in_sidecar(path, value, goal)
     return [(goal, value)]
-
-
-def refuse_other_classes(path, artifact, data):
-    wanted = data.classes
-    if artifact.classes != len(wanted.names) or wanted.name and artifact.class_set not in ("", wanted.name):
-        of = f" ({artifact.class_set})" if artifact.class_set else ""
-        raise RtsegError(f"{path} has {artifact.classes} classes{of}, and {data.name} has {len(wanted.names)}",
-                         "evaluate it on the data set that it was trained for, or export the checkpoint that was trained for this one")
 
 
 def identity_of(artifact, temporary, backend, ask, tell):

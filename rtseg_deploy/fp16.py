@@ -24,10 +24,6 @@ RARE = 1e-3                         # a tensor of which FP16 makes a smaller sha
 REMEMBERED = 4                      # pictures whose reference logits are kept: a search asks for the same few again and again
 
 
-def quiet(step, done):
-    """A tell that tells nobody."""
-
-
 def convert(model, reference, inputs, keep=()):
     """(FP16 graph, its parity report against `reference(Picture)`). Raises RtsegError naming the node or tensor that cannot be FP16.
 
@@ -84,7 +80,7 @@ def widen(tensor):
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
 
 
-def beyond_range(model, inputs, tell=quiet):
+def beyond_range(model, inputs, tell=lambda step, done: None):
     """{node that has to stay in FP32: why, see Found.reason}, in the graph's order; without any one of them the proof fails.
 
     inputs: name -> proof.Picture. Raises RtsegError where more than half would have to stay.
@@ -136,18 +132,18 @@ class Found:
                 yield name, self.weights[name], None
 
     def loud(self, node):
-        return any(not held.largest <= ranges.LARGEST for _, held, _ in self.touched(node))
+        return any(not held.largest <= to_fp16.LARGEST for _, held, _ in self.touched(node))
 
     def loudest(self):
         """Names of the pictures on which something overflows."""
-        return list(dict.fromkeys(self.pictures[held.at] for held in self.tensors.values() if not held.largest <= ranges.LARGEST))
+        return list(dict.fromkeys(self.pictures[held.at] for held in self.tensors.values() if not held.largest <= to_fp16.LARGEST))
 
     def reason(self, node):
         """Why a node stays: {"why": "overflow", "tensor", "largest", "on": a picture's name, None of a weight}; {"why": "underflow", "tensor",
         "flushed": the share of it that FP16 makes zero}; {"why": "rounding"}."""
         touched = list(self.touched(node))
         name, held, picture = max(touched, key=lambda row: np.nan_to_num(row[1].largest, nan=np.inf))
-        if not held.largest <= ranges.LARGEST:
+        if not held.largest <= to_fp16.LARGEST:
             return {"why": "overflow", "tensor": name, "largest": held.largest, "on": picture}
         name, held, _ = max(touched, key=lambda row: row[1].tiny)
         return {"why": "underflow", "tensor": name, "flushed": held.tiny} if held.tiny >= RARE else {"why": "rounding"}

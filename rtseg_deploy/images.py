@@ -73,10 +73,15 @@ def resized(pixels, resolution):
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 
+def repeated(labels, resolution):
+    """H x W labels at (height, width): each pixel takes the nearest one, for labels are never interpolated."""
+    height, width = resolution
+    return np.asarray(Image.fromarray(labels.astype(np.int32)).resize((width, height), Image.Resampling.NEAREST))
+
+
 def save(pixels, labels, names, stem):
     """Write the label map at the image's size, and the overlay with its legend; returns both paths."""
-    height, width = pixels.shape[:2]
-    labels = np.asarray(Image.fromarray(labels.astype(np.int32)).resize((width, height), Image.Resampling.NEAREST))
+    labels = repeated(labels, pixels.shape[:2])
     paths = stem.with_name(stem.name + ".overlay.png"), stem.with_name(stem.name + ".labels.png")
     plain = Image.fromarray(labels.astype(np.uint8 if len(names.names) < 256 else np.uint16))
     for path, image in zip(paths, (overlay(pixels, labels, names), plain)):

@@ -144,6 +144,11 @@ def answer_of(logits, labels, reading):
 # ---- files
 
 
+def step_of(precision):
+    """The step that a graph of that precision is."""
+    return "onnx" if precision == "fp32" else precision
+
+
 def of_file(path, trained, resolution, normalisation=None, place=None, tell=launch.quiet):
     """The Link of an artifact, an engine, or an ONNX file without a sidecar. Raises RtsegError."""
     if not sidecar(path).is_file() and Path(path).suffix == ".onnx":
@@ -155,8 +160,7 @@ def of_file(path, trained, resolution, normalisation=None, place=None, tell=laun
     if artifact.kind == "engine":
         return of_engine(path, read_artifact(path), reading, place, tell)
     notes = () if sha256(path) == artifact.sha256 else (f"{path} was changed after {sidecar(path).name} was written",)
-    step = {"fp32": "onnx"}.get(artifact.precision, artifact.precision)
-    return of_graph(step, str(path), graphs.load(path), artifact.precision, reading, notes)
+    return of_graph(step_of(artifact.precision), str(path), graphs.load(path), artifact.precision, reading, notes)
 
 
 def refuse_other(path, artifact, trained, resolution):
@@ -179,7 +183,7 @@ def of_stranger(path, trained, resolution, normalisation, assumed):
     notes += ("say it if that is another: --normalisation",) if assumed and found.kind == "normalised" else ()
     reading = Reading(found.resolution, found.resolution, asdict(own.NORMALISATIONS[normalisation]), trained.classes, trained.dialect.enlarge,
                       found.kind, seen.output, opset if opset in OPSETS else DEFAULT_OPSET)
-    return of_graph({"fp32": "onnx"}.get(precision, precision), str(path), graph, precision, reading, notes)
+    return of_graph(step_of(precision), str(path), graph, precision, reading, notes)
 
 
 def precision_of(model):

@@ -10,7 +10,6 @@ from onnx import TensorProto, numpy_helper
 
 from . import proof
 
-LARGEST = 65504.0                   # of a finite FP16 number
 FLUSHED = 2.0 ** -25                # magnitudes up to here become zero in FP16: half of its smallest number, 2^-24, and a tie goes to zero
 GROUP = 512 << 20                   # bytes of tensors that are asked for at once; the graph runs once for each group
 BLOCK = 1 << 17                     # values that are looked at at once: they stay in a processor's cache

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 from rtseg_deploy import calibrate as calibration
-from rtseg_deploy import calibration_table, datasets, files, images, int8, proof, records
+from rtseg_deploy import calibration_table, datasets, files, images, int8, lists, proof, records
 from rtseg_deploy.calibrate import Ask, calibrate
 from rtseg_deploy.errors import RtsegError
 
@@ -107,8 +107,8 @@ def test_the_list_finds_the_same_images_again(made, ground, tmp_path):
     listing = folder / "net.int8.images.csv"
     about = artifact.checks["int8"]
     assert about["list"] == listing.name and about["list_sha256"] == files.sha256(listing)
-    chosen = datasets.listed(listing, folder=ground / "data/images")
-    assert chosen == datasets.listed(ground / "data/images", 8, 0) and len(chosen) == 8
+    chosen = lists.listed(listing, folder=ground / "data/images")
+    assert chosen == lists.listed(ground / "data/images", 8, 0) and len(chosen) == 8
     _, again = calibrate(ground / "net.onnx", listing, tmp_path / "again.onnx", Ask(folder=str(ground / "data/images"), data=str(ground / "data"), max_drop=10))
     assert again.sha256 == artifact.sha256, "the same list gives the same bytes"
     _, other = calibrate(ground / "net.onnx", ground / "data/images", tmp_path / "other.onnx", Ask(count=8, seed=1, data=str(ground / "data"), max_drop=10))
@@ -121,7 +121,7 @@ def test_the_table_has_every_tensor_and_what_stays(made, ground):
     model = network()
     assert set(calibration_table.scales(text)) == {"input", *(name for node in model.graph.node for name in node.output)}
     assert kept == artifact.checks["int8"]["kept"]
-    feeds = [images.normalised(images.read(image), artifact.normalisation) for image in datasets.listed(ground / "data/images", 8, 0)]
+    feeds = [images.normalised(images.read(image), artifact.normalisation) for image in lists.listed(ground / "data/images", 8, 0)]
     peak = max(float(np.abs(feed).max()) for feed in feeds)
     assert calibration_table.scales(text)["input"] == pytest.approx(peak / 127, rel=0.02), "the scale is a peak, but for one value in 10000, by 127"
 
@@ -260,5 +260,5 @@ def test_its_layers_are_timed(made):
 
 def test_the_list_in_the_repository_is_camvids_validation_set(shared):
     from conftest import ROOT
-    found = datasets.listed(ROOT / "calib/camvid-val.csv", folder=shared / "camvid/val")
-    assert found == datasets.listed(shared / "camvid/val") and len(found) == 101
+    found = lists.listed(ROOT / "calib/camvid-val.csv", folder=shared / "camvid/val")
+    assert found == lists.listed(shared / "camvid/val") and len(found) == 101

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from rtseg_deploy import facts, images
-from rtseg_deploy.datasets import IGNORED, DataSet, Pair, dataset, listed, truth, write_list
+from rtseg_deploy.datasets import IGNORED, DataSet, Pair, dataset, truth
 from rtseg_deploy.errors import RtsegError
 from rtseg_deploy.facts.datasets import camvid_splits, coding, evaluated, evaluations, packed
+from rtseg_deploy.lists import listed, write_list
 
 RNG = np.random.default_rng(6)
 STEM = "Seq05VD_f00030"             # a frame of CamVid's test split

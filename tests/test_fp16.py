@@ -203,7 +203,7 @@ def test_a_planted_overflow_is_found_and_repaired_with_no_node_too_many(family, 
     nodes = pairs(model)[0]
     loud = planted(model, nodes, 2.0 ** 24)
     held = ranges.ranges(loud, (picture.fed for picture in inputs.values()))
-    assert {name for name, one in held.items() if one.largest > ranges.LARGEST} == {nodes[0].output[0], nodes[1].output[0]}
+    assert {name for name, one in held.items() if one.largest > to_fp16.LARGEST} == {nodes[0].output[0], nodes[1].output[0]}
     kept = fp16.beyond_range(loud, inputs)
     assert list(kept) == [node.name for node in nodes]
     assert {row["tensor"] for row in kept.values()} <= {nodes[0].output[0], nodes[1].output[0]} and {row["why"] for row in kept.values()} == {"overflow"}
@@ -221,7 +221,7 @@ def test_a_planted_underflow_is_found_and_repaired_with_no_node_too_many(tmp_pat
     described = export(network, tmp_path / "net.onnx", (64, 96))
     model, inputs = onnx.load(tmp_path / "net.onnx"), proof.pictures(described.resolution, described.normalisation)
     nodes = pairs(model)[-1]
-    room = ranges.LARGEST / ranges.weights(model)[nodes[2].input[1]].largest      # so that the weights that make up for it do not overflow
+    room = to_fp16.LARGEST / ranges.weights(model)[nodes[2].input[1]].largest      # so that the weights that make up for it do not overflow
     faint = planted(model, nodes, 2.0 ** -np.floor(np.log2(room)))
     kept = fp16.beyond_range(faint, inputs)
     assert kept and set(kept) <= {node.name for node in nodes} and {row["why"] for row in kept.values()} == {"underflow"}

@@ -132,7 +132,7 @@ def listed(images, count):
     """The paths of --images: as many as were asked for, or all up to SOME_IMAGES; none where they were not given."""
     if not images:
         return ()
-    from ..datasets import listed as paths
+    from ..lists import listed as paths
 
     found = paths(images, count)
     return found if count or len(found) <= SOME_IMAGES else paths(images, SOME_IMAGES)
