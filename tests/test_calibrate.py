@@ -4,6 +4,7 @@ The network is small and drawn by a seed. One layer of it is planted: its input 
 hardly look at, so one scale for all leaves nothing of the others.
 """
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -211,6 +212,15 @@ def test_the_original_stays(ground, goal, table):
 def test_all_labelled_images_calibrated_with_leave_none_to_judge(ground, tmp_path):
     with pytest.raises(RtsegError, match="none is left to judge by"):
         calibrate(ground / "net.onnx", ground / "data/images", tmp_path / "net.onnx", Ask(count=12, data=str(ground / "data")))
+
+
+def test_a_data_set_of_other_classes_is_none_to_judge_by(ground, tmp_path):
+    data = shutil.copytree(ground / "data", tmp_path / "data")
+    with open(data / "classes.csv", "a") as file:
+        file.write("200,another\n")
+    with pytest.raises(RtsegError, match=r"the network has \d+ classes, and folder has \d+"):
+        calibrate(ground / "net.onnx", data / "images", tmp_path / "net.onnx", Ask(count=8, data=str(data)))
+    assert not (tmp_path / "net.onnx").exists()
 
 
 # ---- the parts
