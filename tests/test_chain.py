@@ -197,7 +197,7 @@ def test_miou_of_each_step_where_labels_exist(made_once, trained, artifact, copy
     wrong = copy_of(artifact, normalisation={"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]})
     step = verify_chain(trained, [wrong], Ask(RESOLUTION, data=str(tmp_path)))["steps"][-1]
     assert step["delta_miou"] < -10 and any("mIoU differs" in why for why in step["why"])
-    with pytest.raises(RtsegError, match="has 11 classes, the checkpoint 19"):
+    with pytest.raises(RtsegError, match="the checkpoint has 19 classes, and folder has 11"):
         verify_chain(checkpoints.seeded("sgcpnet"), (), Ask(RESOLUTION, data=str(tmp_path)))
 
 
