@@ -103,13 +103,24 @@ BODY Source pixel_source_of(int at, int have, int goal)
     return found;
 }
 
-/* A value of a resized picture, rounded as uint8 rounds: halves to even. Rows first. */
+/* One blend of a picture's values, which are from 0 to 255: rows first, then columns. */
+BODY double part_of_way(double low, double high, float part)
+{
+    return low + (high - low) * (double)part;
+}
+
+/* Rounded as uint8 is: halves to even, which adding 2^52 does. */
+BODY float whole(double value)
+{
+    return (float)(value + 4503599627370496.0 - 4503599627370496.0);
+}
+
+/* A channel of a pixel of a resized picture of height x width x 3. */
 BODY float resized_at(const unsigned char *pixels, int width, int channel, Source row, Source column)
 {
     const unsigned char *above = pixels + 3 * (long)row.low * width + channel, *below = pixels + 3 * (long)row.high * width + channel;
-    double left = above[3 * column.low] + (double)(below[3 * column.low] - above[3 * column.low]) * row.second;
-    double right = above[3 * column.high] + (double)(below[3 * column.high] - above[3 * column.high]) * row.second;
-    return (float)rint(left + (right - left) * column.second);
+    return whole(part_of_way(part_of_way(above[3 * column.low], below[3 * column.low], row.second),
+                             part_of_way(above[3 * column.high], below[3 * column.high], row.second), column.second));
 }
 
 /* The network's input of a value from 0 to 255: offset is 255 mean, factor 1 / (255 std), each rounded once. */
