@@ -167,8 +167,6 @@ void labels(const float *logits, int classes, int height, int width, int *labels
     for (int y = 0; y < goal_height; y++)
         for (int x = 0; x < goal_width; x++) {
             Source row = source_of(y, height, goal_height, mode), column = source_of(x, width, goal_width, mode);
-            if (mode == NEAREST)
-                row.low = row.high = nearest_of(y, height, goal_height), column.low = column.high = nearest_of(x, width, goal_width);
             labels[y * goal_width + x] = label_at(logits, classes, height, width, row, column);
         }
 }

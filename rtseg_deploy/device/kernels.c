@@ -326,7 +326,7 @@ static void *label_rows(void *given)
 static void begins_of(int *begins, int have, int goal, int mode)
 {
     for (int i = 0, at = 0; i <= have; i++) {
-        while (at < goal && (mode == NEAREST ? nearest_of(at, have, goal) : source_of(at, have, goal, mode).low) < i)
+        while (at < goal && source_of(at, have, goal, mode).low < i)
             at++;
         begins[i] = at;
     }

@@ -26,11 +26,20 @@ enum { CENTRES, CORNERS, NEAREST };     /* F.interpolate: bilinear, bilinear wit
 
 typedef struct { int low, high; float first, second; } Source;      /* two neighbours along an axis, and their weights */
 
+/* The one that `nearest` takes, which is the one at or before it, in float as PyTorch has it. */
+BODY int nearest_of(int at, int have, int goal)
+{
+    int low = (int)((float)at * ((float)have / (float)goal));
+    return have == goal ? at : low < have - 1 ? low : have - 1;
+}
+
 /* Where row or column `at` of `goal` lies among `have`: upsample_bilinear2d's arithmetic for a size that is given, in float. */
 BODY Source source_of(int at, int have, int goal, int mode)
 {
     Source found = {at, at, 1.0f, 0.0f};
-    if (have != goal) {
+    if (mode == NEAREST) {
+        found.low = found.high = nearest_of(at, have, goal);
+    } else if (have != goal) {
         float step = mode == CORNERS ? (goal > 1 ? (float)(have - 1) / (float)(goal - 1) : 0.0f) : (float)have / (float)goal;
         float place = mode == CORNERS ? step * (float)at : FMA(step, (float)at + 0.5f, -0.5f);
         place = place < 0.0f ? 0.0f : place;
@@ -41,13 +50,6 @@ BODY Source source_of(int at, int have, int goal, int mode)
         found.first = 1.0f - found.second;
     }
     return found;
-}
-
-/* The one that `nearest` takes, which is the one at or before it, in float as PyTorch has it. */
-BODY int nearest_of(int at, int have, int goal)
-{
-    int low = (int)((float)at * ((float)have / (float)goal));
-    return have == goal ? at : low < have - 1 ? low : have - 1;
 }
 
 /* One blend along an axis. Rounding is monotone, and so is this in `low` and in `high`. */
