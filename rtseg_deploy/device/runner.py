@@ -293,8 +293,10 @@ class OnnxRuntime:
         self.binding.bind_ortvalue_input(self.names[0], self.fed)
         self.binding.bind_output(self.names[1], self.place, 0)
         self.step()
-        self.result = self.binding.copy_outputs_to_cpu()[0]     # kept, or each step would take memory anew
-        self.given = self.ort.OrtValue.ortvalue_from_numpy(self.result, self.place, 0)
+        self.given = self.binding.get_outputs()[0]          # kept, or each step would take memory anew
+        if self.place == "cpu":                             # where it is read without a copy
+            self.result = self.binding.copy_outputs_to_cpu()[0]
+            self.given = self.ort.OrtValue.ortvalue_from_numpy(self.result, self.place, 0)
         self.binding.bind_ortvalue_output(self.names[1], self.given)
     def step(self):
         self.session.run_with_iobinding(self.binding)
