@@ -32,7 +32,7 @@ class Ask:
     bn: str = ""                    # folded or kept, where PyTorch is timed; the protocol's if not given
     portrait: bool = False          # an image that is higher than wide is meant
     warmup_limit: float = 30.0      # seconds
-    precision: str = ""             # that the backend "auto" may compute in; the artifact's if not given
+    precision: str | None = None    # that the backend "auto" may compute in; the artifact's if not given
     untuned: bool = False           # with no settings but the backend's own, whatever tune found
     place: object = None
     own: dict | None = None         # the arguments of own.load, for a network that only its own code can build

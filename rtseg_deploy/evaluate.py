@@ -37,7 +37,7 @@ class Ask:
     results: str = "accuracy"
     protocol: str = "network"       # as bench.Ask: a checkpoint is exported as for it
     own: dict | None = None
-    precision: str = ""             # that the backend "auto" may compute in
+    precision: str | None = None    # that the backend "auto" may compute in
     untuned: bool = False
 
 

@@ -22,7 +22,7 @@ from .records import read_artifact
 
 AUTO = "auto"
 SECONDS = 60
-SEARCH = 0.6                        # of the seconds; the rest is for the last race
+SEARCH = 0.75                       # of the seconds; the rest is for the last race
 TURN_SECONDS = 0.1                  # of a turn, or one step where that takes longer
 FEWEST, MOST = 6, 15                # rounds of a race; fewer than six show nothing
 LAST_MOST = 40                      # rounds of the last one
@@ -42,7 +42,7 @@ class Choice:
 class Ask:
     """What is to be searched."""
     backends: tuple = ()            # those of `candidates` if not given
-    precision: str = ""             # the artifact's own if not given
+    precision: str | None = None    # the artifact's own if not given
     threads: int | None = None
     seconds: float = SECONDS
 
@@ -50,7 +50,7 @@ class Ask:
 # ---- what is chosen
 
 
-def chosen(path, artifact, asked, tell=launch.quiet, threads=None, precision="", untuned=False, place=None):
+def chosen(path, artifact, asked, tell=launch.quiet, threads=None, precision=None, untuned=False, place=None):
     """The Choice of each backend that is asked for, with the settings that were found for it; auto is the fastest one, which may have to be found first.
 
     Raises RtsegError where one cannot run the artifact.
@@ -83,7 +83,7 @@ def automatic(path, artifact, ask, tell=launch.quiet):
     return Choice(row["backend"], row["settings"], reason(entry, row, names, ask.precision or artifact.precision))
 
 
-def candidates(artifact, precision=""):
+def candidates(artifact, precision=None):
     """Names of the backends for processors that are here and compute an artifact in a precision or a more exact one. Raises RtsegError where none does."""
     floor = FLOORS.index(precision or artifact.precision)
     names = [name for name in dict.fromkeys(one.backend for one in known()) if FLOORS.index(backends.computes(artifact.precision, name)) <= floor]

@@ -14,7 +14,7 @@ from .errors import RtsegError
 
 FORMAT = 1
 MOST = 500                          # entries that are kept, the newest
-WORTH = 0.99                        # of the time: what is not faster by that much is no gain
+WORTH = 0.98                        # of the time: what is not faster by that much is no gain
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "openvino")
 ENTRY = {"artifact": str, "threads": int, "machine": dict, "when": str, "load": (int, float), "finals": list, "trials": list, "refused": dict}
 FINAL = {"backend": str, "settings": dict, "precision": str, "when": str, "ms": list}

@@ -29,7 +29,7 @@ def on_gpu(name):
 
 def computes(precision, name):
     """What a backend of that name computes a file of that precision in."""
-    own = "fp32" if name in runner.SESSIONS else getattr(find(name), "PRECISION", "fp32")
+    own = getattr(find(name), "PRECISION", "fp32") if name in names() and name not in runner.SESSIONS else "fp32"
     return max(precision, own, key=PRECISIONS.index)
 
 

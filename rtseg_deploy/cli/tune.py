@@ -12,14 +12,14 @@ PRECISIONS = click.Choice(["fp32", "bf16", "int8", "any"])
 def automatic(command):
     """The options of a command that can choose its backend by itself."""
     command = click.option("--untuned", is_flag=True, help="With no settings but the backend's own, whatever `tune` found.")(command)
-    return click.option("--precision", type=PRECISIONS, default="", help="With --backend auto: what may be computed in, and all that is more exact; the "
+    return click.option("--precision", type=PRECISIONS, help="With --backend auto: what may be computed in, and all that is more exact; the "
                         "file's own if not given.")(command)
 
 
 @cli.command()
 @click.argument("artifact", type=click.Path(exists=True, dir_okay=False))
 @click.option("--backend", "backends", multiple=True, help="Only this one; repeat for several. Those for processors that are here if not given.")
-@click.option("--precision", type=PRECISIONS, default="", help="Of the backends: what may be computed in, and all that is more exact; the file's own if not "
+@click.option("--precision", type=PRECISIONS, help="Of the backends: what may be computed in, and all that is more exact; the file's own if not "
               "given.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="All processors if not given; what is found is good for this number.")
 @click.option("--seconds", type=click.FloatRange(1, 3600), default=60.0, show_default=True, help="That it may take, about.")
