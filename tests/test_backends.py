@@ -11,8 +11,8 @@ import torch
 from test_runner import FAKES, load
 from torch import nn
 
-from rtseg_deploy import backends, bench, checkpoints, launch
-from rtseg_deploy.backends import torch_compile, torch_cuda, torch_eager
+from rtseg_deploy import backends, bench, checkpoints, demo, images, launch, links
+from rtseg_deploy.backends import openvino_bf16, torch_compile, torch_cuda, torch_eager
 from rtseg_deploy.device import runner
 from rtseg_deploy.errors import RtsegError
 from rtseg_deploy.records import read_artifact
@@ -61,8 +61,71 @@ def test_openvino_binds_once(opened):
 
 @pytest.mark.parametrize("backend", ["torch-eager", pytest.param("openvino", marks=needs_openvino)])
 def test_fp16_is_not_timed_as_fp32(opened, artifact, copy_of, backend):
-    with pytest.raises(runner.JobError, match=f"{backend} times FP32 alone"):
+    with pytest.raises(runner.JobError, match=f"{backend} (times FP32 alone|runs FP32 and INT8 files)"):
         opened(backend, copy_of(artifact, precision="fp16"))
+
+
+def bf16_here():
+    return find_spec("openvino") is not None and openvino_bf16.unavailable() is None
+
+
+@needs_openvino
+def test_openvino_in_bf16_says_so_and_labels_nearly_alike(opened, artifact):
+    if not bf16_here():
+        pytest.skip(openvino_bf16.unavailable()[0])
+    expected, session = opened("openvino")[0].output(), opened("openvino-bf16")[0]
+    assert str(session.compiled.get_property("INFERENCE_PRECISION_HINT")) == "<Type: 'bfloat16'>"
+    scale = np.abs(session.output() - expected).max() / expected.std()
+    assert 1e-3 < scale < 0.5           # in FP32 it would be 1e-5
+    assert session.facts()["backend"] == "openvino-bf16" and "BF16" in session.facts()["note"]
+    assert backends.computes("fp32", "openvino-bf16") == "bf16" and backends.computes("int8", "openvino-bf16") == "int8"
+
+
+@needs_openvino
+def test_without_bf16_it_is_told(monkeypatch):
+    import openvino
+
+    class Core:
+        def get_property(self, device, name):
+            return ["FP32", "INT8"]
+    monkeypatch.setattr(openvino, "Core", Core)
+    assert "no instructions for BF16" in openvino_bf16.unavailable()[0] and "--backend openvino" in openvino_bf16.unavailable()[1]
+
+
+@needs_openvino
+def test_a_backend_is_a_step_of_the_chain(trained, artifact, copy_of):
+    """Of whatever output the file has; an input that is another one shows."""
+    pixels = images.resized(images.read(demo.images.STREET), (96, 128))
+    reading = links.reading_of(trained, (96, 128))
+    (wanted,) = links.in_pytorch("pytorch", "", trained, reading).answers([pixels])
+    (found,) = links.by_backend(artifact, "openvino").answers([pixels])
+    assert np.abs(found.logits - wanted.logits).max() < 1e-3 and (found.labels == wanted.labels).all()
+    wrong = copy_of(artifact, normalisation={"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]})
+    (found,) = links.by_backend(wrong, "openvino").answers([pixels])
+    assert np.abs(found.logits - wanted.logits).max() > 0.1
+    with pytest.raises(RtsegError, match="no backend is called 'none'"):
+        links.by_backend(artifact, "none")
+
+
+@needs_openvino
+def test_openvino_runs_int8_files_in_int8(artifact, tmp_path):
+    import onnx
+
+    from rtseg_deploy import int8
+    described = replace(read_artifact(artifact), precision="int8")
+    fed = images.fed(images.resized(images.read(demo.images.STREET), (96, 128)), "normalised", described.normalisation)
+    onnx.save(int8.quantised(onnx.load(artifact), iter([fed])), tmp_path / "net.onnx")
+    sessions = {}
+    for backend in ("onnxruntime-cpu", "openvino"):
+        job = {**launch.on_backend("infer", artifact, described, backend, [], 2).request, "artifact": str(tmp_path / "net.onnx")}
+        sessions[backend] = links.opened(job)
+        sessions[backend].feed(fed)
+        sessions[backend].step()
+    first, second = (np.array(session.output()).argmax(1) for session in sessions.values())
+    assert (first == second).mean() > backends.SAME_LABELS["int8"] and len(np.unique(first)) > 3
+    nodes = [node.get_rt_info() for node in sessions["openvino"].compiled.get_runtime_model().get_ops()]
+    kinds = [str(info["runtimePrecision"].astype(str)) for info in nodes if info["layerType"].astype(str) == "Convolution"]
+    assert sum(kind in ("u8", "i8") for kind in kinds) > len(kinds) / 2
 
 
 # ---- BatchNorm folded in PyTorch

@@ -30,7 +30,7 @@ WARMUP_STEPS, WARMUP_SECONDS, WARMUP_SECONDS_LIMIT, WINDOW_STEPS, WINDOW_SECONDS
 WARMUP_STEPS_LIMIT, STEADY = 100000, (0.05, 0.01, 0.05)     # reached only by what takes less than 20 us; by how much quartiles and median may differ
 HOST_OF_DEVICE = 0.95    # a host's clock that shows less than this share of the device's did not wait for it
 REPORT, CUDA = b"@rtseg ", "libcuda.so.1"     # begins a line that tells; the driver
-BROUGHT = {"build": "building", "profile": "layers", "label": "labelling"}      # action -> the module that comes with such a job
+BROUGHT = {"build": "building", "profile": "layers", "label": "labelling", "turns": "turns"}      # action -> the module that comes with such a job
 NOT_FINITE = "the network's output is not finite", "check the precision: FP16 may overflow; try FP32"
 BOUNDARY = "network, its %s input and its output in %s memory"
 INSTALL = {"tensorrt": "on a Jetson: sudo apt-get install python3-libnvinfer; elsewhere: pip install tensorrt", "tensorrt_rtx": "pip install tensorrt-rtx",
@@ -273,9 +273,8 @@ class OnnxRuntime:
     """ONNX Runtime on the CPU, input and output bound once: a step is the network alone."""
     place, memory, note = "cpu", "host", "ONNX Runtime has few FP16 kernels for CPUs and computes the rest in FP32, with casts"
     def __init__(self, job, **given):
-        self.ort, self.job, self.threads = need("onnxruntime"), job, job["threads"] or environment()["cpus"]
-        options, wanted, self.half = self.ort.SessionOptions(), PROVIDERS[job["backend"]], job["described"]["precision"] == "fp16"
-        options.intra_op_num_threads, options.log_severity_level = self.threads, 3
+        self.ort, self.job = need("onnxruntime"), job
+        options, wanted, self.half = self.options(), PROVIDERS[job["backend"]], job["described"]["precision"] == "fp16"
         settings = {"CPUExecutionProvider": {}, "CUDAExecutionProvider": dict(given, use_tf32="0"),
                     "TensorrtExecutionProvider": dict(given, trt_fp16_enable=str(int(self.half)))}
         order = list(PROVIDERS.values())                    # what one cannot do goes to the next
@@ -285,6 +284,18 @@ class OnnxRuntime:
                "pip install onnxruntime-gpu, without onnxruntime beside it, and the CUDA, cuDNN and TensorRT that its page names")
         self.names = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
         self.binding, self.fed = self.session.io_binding(), None
+    def options(self):
+        """Of a session, with job["settings"]: a name with a dot is an entry of its configuration, any other an attribute."""
+        options, settings = self.ort.SessionOptions(), self.job.get("settings") or {}
+        options.intra_op_num_threads, options.log_severity_level = self.job["threads"] or environment()["cpus"], 3
+        for name in sorted(settings):
+            refuse("." not in name and not hasattr(options, name), "ONNX Runtime has no setting called %s" % name, "look for others: rtseg-deploy tune")
+            if "." in name:
+                options.add_session_config_entry(name, str(settings[name]))
+            else:
+                setattr(options, name, type(getattr(options, name))(settings[name]))
+        self.threads = options.intra_op_num_threads
+        return options
     def feed(self, array):
         if self.fed is not None:
             return None if array is self.input else self.fed.update_inplace(array)
@@ -304,6 +315,7 @@ class OnnxRuntime:
         return self.result if self.place == "cpu" else self.binding.copy_outputs_to_cpu()[0]
     def facts(self):
         return {"backend": self.job["backend"], "onnxruntime": self.ort.__version__, "threads": self.threads, "note": self.note if self.half else "",
+                "settings": self.job.get("settings") or {},
                 "boundary": BOUNDARY % (self.job["described"]["input"], self.memory), "gpu": gpu() if self.memory == "device" else None}
 
 class OnnxRuntimeOnGpu(Stream, OnnxRuntime):
