@@ -20,6 +20,7 @@ from . import (
     fold_forward,
     hardswish,
     merge_convolutions,
+    phases,
     scale_back,
     scale_forward,
     share_scale,
@@ -27,7 +28,7 @@ from . import (
 )
 
 RULES = (fold_back, fold_forward, scale_back, scale_forward, chains)  # one can make another possible
-ALGEBRA = (twins, before_resize, share_scale, merge_convolutions)  # each leaves less to compute, and none undoes another
+ALGEBRA = (twins, before_resize, share_scale, merge_convolutions, phases)  # each leaves less to compute, and none undoes another
 FIRST = (hardswish, factor)         # before anything is counted: what they write is no scaling of a trained network
 
 
