@@ -24,11 +24,14 @@ def why_not(node, graph):
     resize = resize_of(node)
     if resize is None:
         return "its input does not come from a Resize"
+    return not_mixing(resize) or not_passed(node, resize) or ("" if cheaper(node, resize, graph) else "before it it would cost as much or more")
+
+
+def not_mixing(resize):
+    """Why a Resize does more than to mix pixels of one channel by weights that add up to 1; empty where it does just that."""
     if resize.attrs.get("mode", "nearest") not in TAPS or resize.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
         return f"the weights of {resize.name} may not add up to 1"
-    if not (keeps(resize, 0) and keeps(resize, 1)):
-        return f"{resize.name} may mix channels"
-    return not_passed(node, resize) or ("" if cheaper(node, resize, graph) else "before it it would cost as much or more")
+    return "" if keeps(resize, 0) and keeps(resize, 1) else f"{resize.name} may mix channels"
 
 
 def data_of(node):
