@@ -104,6 +104,8 @@ def of_onnx(path, resolution=None, float_bytes=FLOAT):
 def of_graph(graph, float_bytes, path):
     from onnx import helper, numpy_helper
 
+    from .graphs import macs
+
     values = {value.name: value.type.tensor_type for value in (*graph.input, *graph.output, *graph.value_info)}
     held = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     held.update({node.output[0]: numpy_helper.to_array(node.attribute[0].t).shape for node in graph.node if node.op_type == "Constant"})
@@ -128,17 +130,10 @@ def of_graph(graph, float_bytes, path):
             root.update((name, reads[0][0]) for name in node.output if reads)
             continue
         attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-        layers.append(layer(node.name or node.output[0], node.op_type, macs(node, attributes, shape), reads, node.output[0], size(node.output[0]),
+        multiplied = macs(node.op_type, [shape(name) for name in inputs], shape(node.output[0]), attributes)
+        layers.append(layer(node.name or node.output[0], node.op_type, multiplied, reads, node.output[0], size(node.output[0]),
                             sum(size(name) for name in inputs if name in held), turned(node, attributes, shape), float_bytes))
     return layers
-
-
-def macs(node, attributes, shape):
-    if node.op_type not in PRODUCTS:
-        return 0
-    if node.op_type == "Conv":
-        return math.prod(shape(node.output[0])) * math.prod(shape(node.input[1])[1:])
-    return math.prod(shape(node.output[0])) * shape(node.input[0])[-2 if attributes.get("transA") else -1]
 
 
 def turned(node, attributes, shape):

@@ -1,4 +1,5 @@
 """An ONNX file as it is asked about: who makes a tensor, its type and shape, its value where that is stored. What is not known is None."""
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,15 @@ def sides_of(value):
     if not value.type.tensor_type.HasField("shape"):
         return None
     return [dim.dim_value if dim.dim_value > 0 else None for dim in value.type.tensor_type.shape.dim]
+
+
+def macs(operator, read, made, attributes):
+    """Multiply-accumulates of a convolution or a matrix product, by the shapes that it reads and makes; 0 of any other operator."""
+    if operator == "Conv":
+        return math.prod(made) * math.prod(read[1][1:])
+    if operator in ("MatMul", "Gemm"):
+        return math.prod(made) * read[0][-2 if attributes.get("transA") else -1]
+    return 0
 
 
 @dataclass(frozen=True)

@@ -115,13 +115,13 @@ def test_a_foldable_one_that_is_left_stops_the_export(monkeypatch):
 
 def test_identities_shape_arithmetic_and_equal_initialisers_go():
     body = """i = Identity(x) s = Shape(i) h = Gather<axis=0>(s, two) j = Unsqueeze(h, zero) t = Concat<axis=0>(j, j)
-              k = Concat<axis=0>(lead, t) r = Resize<mode="nearest">(i, , , k) a = Conv(r, w) b = Conv(a, v) y = Identity(b)"""
-    made = model(body, w=np.ones((4, 4, 1, 1)), v=np.ones((4, 4, 1, 1)))
+              k = Concat<axis=0>(lead, t) r = Resize<mode="nearest">(i, , , k) a = Conv<pads=[1,1,1,1]>(r, w) b = Relu(a) e = Conv(b, v) y = Identity(e)"""
+    made = model(body, w=np.ones((4, 4, 3, 3)), v=np.ones((4, 4, 3, 3)))
     for name, value in (("two", 2), ("zero", [0]), ("lead", [1, 4])):
         made.graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.int64), name))
     before = run(made)
     result, _ = passes.optimise(made)
-    assert [node.op_type for node in result.graph.node] == ["Resize", "Conv", "Conv"]
+    assert [node.op_type for node in result.graph.node] == ["Resize", "Conv", "Relu", "Conv"]
     assert result.graph.output[0].name == "y"
     assert np.array_equal(before[0], run(result)[0])
     floats = [t for t in result.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]

@@ -24,7 +24,7 @@ def scaled(made):
     """(rewritten model, report on scales), after it is shown to compute the same."""
     result, report = folded(made)
     row = report["scales"]
-    assert row["before"] == row["back"] + row["forward"] + row["merged"] + len(row["kept"])
+    assert row["before"] == row["back"] + row["forward"] + row["merged"] + row["shared"] + len(row["kept"])
     assert all(kept["node"] and kept["back"] and kept["forward"] for kept in row["kept"])
     return result, row
 

@@ -9,43 +9,73 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from ..errors import RtsegError, first_line
-from . import affine, chains, clean, fold_back, fold_forward, hardswish, scale_back, scale_forward
+from . import (
+    affine,
+    before_resize,
+    chains,
+    clean,
+    cost,
+    factor,
+    fold_back,
+    fold_forward,
+    hardswish,
+    merge_convolutions,
+    phases,
+    scale_back,
+    scale_forward,
+    share_scale,
+    twins,
+)
 
 RULES = (fold_back, fold_forward, scale_back, scale_forward, chains)  # one can make another possible
+ALGEBRA = (twins, before_resize, share_scale, merge_convolutions, phases)  # each leaves less to compute, and none undoes another
+FIRST = (hardswish, factor)         # before anything is counted: what they write is no scaling of a trained network
 
 
 def optimise(model):
     """(cleaned and folded model, report). Raises RtsegError if a node that can be folded is left.
 
     The report counts BatchNormalizations and, under "scales", nodes that scale or shift by a constant: before, folded back, folded
-    forward, merged with another or without effect, kept with the reasons. Those that became part of a HardSwish are not counted.
+    forward, merged with another or without effect, folded back beside others, kept with the reasons. Those that became part of a HardSwish
+    are not counted. Under "algebra": how often each rule of ALGEBRA removed work; "macs": before, after.
     """
     graph = gs.import_onnx(clean.constants(model))
     for node in graph.nodes:
         node.name = node.name or node.outputs[0].name  # reasons name nodes
     clean.tidy(graph)
-    activations = fold_all(hardswish, graph)
+    macs = cost.total(graph)
+    done = Counter({rule: fold_all(rule, graph) for rule in FIRST})
     clean.tidy(graph)
-    norms, scales, done = len(batch_norms(graph)), len(constant_scales(graph)), Counter()
-    while any((step := {rule: fold_all(rule, graph) for rule in RULES}).values()):
-        done.update(step)
-        clean.tidy(graph)
+    norms, scales = len(batch_norms(graph)), len(constant_scales(graph))
+    while exhausted(RULES, graph, done) or exhausted(ALGEBRA, graph, done):
+        pass
     return checked(gs.export_onnx(graph)), {
         "before": norms, "back": done[fold_back], "forward": done[fold_forward],
         "kept": [explain(node, fold_back, fold_forward, graph) for node in batch_norms(graph)],
-        "scales": {"before": scales, "back": done[scale_back], "forward": done[scale_forward], "merged": done[chains],
+        "scales": {"before": scales, "back": done[scale_back], "forward": done[scale_forward], "merged": done[chains], "shared": done[share_scale],
                    "kept": [explain(node, scale_back, scale_forward, graph) for node in constant_scales(graph)]},
-        "hardswish": activations}
+        "hardswish": done[hardswish], "algebra": {rule.__name__.rpartition(".")[2]: done[rule] for rule in (factor, *ALGEBRA)},
+        "macs": {"before": macs, "after": cost.total(graph)}}
+
+
+def exhausted(rules, graph, done):
+    """Apply rules until none applies, and count what each did; returns whether any did."""
+    any_did = False
+    while any((step := {rule: fold_all(rule, graph) for rule in rules}).values()):
+        done.update(step)
+        clean.tidy(graph)
+        any_did = True
+    return any_did
 
 
 def fold_all(rule, graph):
-    """Apply a rule wherever it does not refuse; returns how often."""
-    count = 0
+    """Apply a rule wherever it does not refuse; returns how often. A rule may return nodes of its own."""
+    count, added = 0, []
     for node in graph.nodes:
         if node.op in rule.OPS and node.outputs and not rule.why_not(node, graph):
-            rule.fold(node)
+            added += rule.fold(node) or ()
             count += 1
-    graph.nodes = [node for node in graph.nodes if node.outputs]
+    graph.nodes = [node for node in graph.nodes if node.outputs] + added
     return count
 
 

@@ -40,10 +40,13 @@ def merged(node, after):
 
 
 def precise(value, node, after):
-    """Whether a merged constant can be rounded without becoming infinite, subnormal or zero by it."""
-    if node.op in affine.SHIFTS:
-        return True
-    limits = np.finfo(affine.operands(after)[1].dtype)
+    """Whether a merged constant can be rounded."""
+    return node.op in affine.SHIFTS or fits(value, affine.operands(after)[1].dtype)
+
+
+def fits(value, kind):
+    """Whether factors can be rounded to a type of number without becoming infinite, subnormal or zero by it."""
+    limits = np.finfo(kind)
     return ((value == 0) | (np.abs(value) >= limits.tiny) & (np.abs(value) <= limits.max)).all()
 
 

@@ -45,20 +45,20 @@ def not_passed(node, scale, shift):
         return f"{node.name} keeps the largest value, which a negative factor would make the smallest, or where it was"
     if node.op == "Resize" and node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
         return f"{node.name} can fill with a value of its own"
-    if node.op == "Resize" and len(scale) > 1 and not keeps_channels(node):
+    if node.op == "Resize" and len(scale) > 1 and not keeps(node, 1):
         return f"{node.name} may mix channels, and each has its own factor"
     return ""
 
 
-def keeps_channels(resize):
-    """Whether a Resize is seen to leave axis 1 as it is: by its axes, its scales or its sizes."""
-    axes = [axis % 4 for axis in resize.attrs.get("axes", range(4))]
-    if 1 not in axes:
+def keeps(resize, axis):
+    """Whether a Resize is seen to leave an axis as it is: by its axes, its scales or its sizes."""
+    axes = [number % 4 for number in resize.attrs.get("axes", range(4))]
+    if axis not in axes:
         return True
     given = next((tensor.values for tensor in resize.inputs[2:] if isinstance(tensor, gs.Constant) and tensor.values.size), None)
     if given is None or resize.attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
         return False
-    return given[axes.index(1)] == (1 if given.dtype.kind == "f" else resize.inputs[0].shape[1])
+    return given[axes.index(axis)] == (1 if given.dtype.kind == "f" else resize.inputs[0].shape[axis])
 
 
 def fold(node):
