@@ -59,3 +59,10 @@ def network_input(pixels, size, mean, std, dtype=np.float32):
     launch("pixels_f32" if dtype == np.float32 else "pixels_f16", size, np.ascontiguousarray(pixels), found, *pixels.shape[:2], *size,
            *map(float, (255 * offset).astype(np.float32)), *map(float, (1 / (255 * factor)).astype(np.float32)))
     return found
+
+
+def defined(logits, size, mode="bilinear"):
+    """The labels by the definition in kernels.h."""
+    logits, found = np.ascontiguousarray(logits, np.float32), np.empty((1, *size), np.int32)
+    loaded().defined(ctypes.c_void_p(logits.ctypes.data), ctypes.c_void_p(found.ctypes.data), *logits.shape[1:], *size, MODES.index(mode))
+    return found
