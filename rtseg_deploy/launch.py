@@ -70,6 +70,8 @@ def on_backend(action, path, artifact, backend, arrays, threads=None, own=None, 
         request["sampled"], labels = TELEMETRY, (*labels, TELEMETRY)
     beside = {"time": ("sampler.py", *("frames.py",) * bool(more.get("stages"))), "profile": ("layers.py",),
               "label": ("labelling.py", "frames.py")}.get(action, ())
+    if "frames.py" in beside and backends.on_gpu(backend):
+        beside += "gpuframes.py", "gpukernels.py", "kernels.cu"
     return Job(request, {f"network.{artifact.kind}": Path(path), **{name: Path(runner.__file__).with_name(name) for name in beside},
                          **dict(zip(names, map(saved, arrays)))}, labels, RUNNER if own_worker else BACKENDS)
 

@@ -6,7 +6,7 @@ session knows of the network is its enqueue(), and places(): (address, type, sha
 """
 import sys
 import time
-from ctypes import byref, c_size_t, c_void_p, cast, c_ubyte, POINTER
+from ctypes import POINTER, byref, c_size_t, c_ubyte, c_void_p, cast
 from functools import partial
 
 import numpy
@@ -24,9 +24,18 @@ def framed(job, session):
     except gpukernels.NoKernels as error:
         if job.get("streaming"):
             raise
-        whole = frames.Frames(job, session)
-        whole.instead = "%s; %s" % (error, error.answer["fix"])
-        return whole
+        return OnHost(job, session, "%s; %s" % (error, error.answer["fix"]))
+
+
+class OnHost(frames.Frames):
+    """Where there is no compiler for CUDA the host does it, before the copy in and after the copy back."""
+    def __init__(self, job, session, why):
+        frames.Frames.__init__(self, job, session)
+        self.why = why
+
+    def facts(self):
+        found = frames.Frames.facts(self)
+        return dict(found, note="; ".join(filter(None, [found.get("note"), self.why])))
 
 
 def pinned(count):

@@ -192,6 +192,18 @@ class Driver:
     def cuMemHostAlloc(self, reference, size, flags):
         return self.allocate(reference, size)
 
+    def cuMemFree_v2(self, place):
+        self.wait_for_all()
+        self.touched.pop(pointer(place), None)
+        del self.memory[pointer(place)]
+        return 0
+
+    cuMemFreeHost = cuMemFree_v2
+
+    def cuEventDestroy_v2(self, event):
+        del self.events[pointer(event)]
+        return 0
+
     def cuMemsetD8_v2(self, place, value, count):
         if self.recording is not None:
             return 900
@@ -217,6 +229,9 @@ class Driver:
 
     def cuMemcpyDtoHAsync_v2(self, host, place, size, stream):
         return self.copied_later("copy out", host, place, size, stream)
+
+    def cuMemcpyDtoDAsync_v2(self, goal, source, size, stream):
+        return self.copied_later("copy", goal, source, size, stream)
 
     def copied_later(self, name, goal, source, size, stream):
         goal, source = pointer(goal), pointer(source)
