@@ -11,8 +11,13 @@ from functools import partial
 
 import numpy
 
-runner = sys.modules.get("rtseg_deploy.device.runner") or sys.modules["__main__"]      # whichever of the two was started
-frames, gpukernels = (runner.need(".".join([*__name__.split(".")[:-1], name])) for name in ("frames", "gpukernels"))
+if __package__:
+    from . import frames, gpukernels, runner
+else:                               # in a job's folder
+    import frames
+    import gpukernels
+    runner = frames.runner
+
 NO_TIMING, WORD = 2, 4              # of an event; bytes of the number behind the labels that tells whether a logit was not finite
 
 
@@ -106,9 +111,9 @@ class Frames(frames.Frames):
     def lay_out(self, array):
         """Slots of the sizes that this frame needs."""
         _, kind, shape = self.session.places()[1]
-        self.given_shape = (1, *self.shape) if self.about["output"] != "labels" else tuple(shape)
-        self.given_type = numpy.dtype(kind if self.about["output"] == "labels" else "uint8" if shape[1] < 256 else "int32")
-        self.bytes = int(numpy.prod(self.given_shape)) * self.given_type.itemsize
+        self.label_shape = (1, *self.shape) if self.about["output"] != "labels" else tuple(shape)
+        self.label_type = numpy.dtype(kind if self.about["output"] == "labels" else "uint8" if shape[1] < 256 else "int32")
+        self.bytes = int(numpy.prod(self.label_shape)) * self.label_type.itemsize
         for slot in self.slots:
             slot.free()
         self.slots, self.frame_shape = [Slot(array.nbytes, self.bytes + -self.bytes % WORD + WORD) for _ in range(self.count)], array.shape
@@ -166,9 +171,8 @@ class Frames(frames.Frames):
 
     def labels_of(self, slot):
         """The labels in a slot's memory on the host, which the next frame of that slot overwrites."""
-        runner.refuse(slot.result[-WORD:].any(), runner.NOT_FINITE, "check the precision: FP16 may overflow; try FP32")
-        self.given = slot.result[:self.bytes].view(self.given_type).reshape(self.given_shape)
-        return self.given
+        runner.refuse(slot.result[-WORD:].any(), *runner.NOT_FINITE)
+        return slot.result[:self.bytes].view(self.label_type).reshape(self.label_shape)
 
     def capture(self):
         """From here on what lies between the copies is the launch of one CUDA graph, of each slot one."""

@@ -16,7 +16,12 @@ from ctypes import addressof, byref, c_char_p, c_float, c_int, c_size_t, c_void_
 from functools import partial
 from pathlib import Path
 
-runner = sys.modules.get("rtseg_deploy.device.runner") or sys.modules["__main__"]      # whichever of the two was started
+if __package__:
+    from . import kernels, runner
+else:                               # in a job's folder
+    import kernels
+    runner = sys.modules.get("rtseg_deploy.device.runner") or sys.modules["__main__"]      # whichever of the two was started
+
 HERE, SOURCES, DIGEST = Path(__file__).parent, ("kernels.cu", "kernels.h"), 32
 BLOCK, GROUP = (32, 4), 4                       # threads, and pixels of a row that one of them labels: kernels.cu has the same
 OPTIONS = ("-std=c++11", "-fmad=false")         # nothing is contracted: PyTorch's arithmetic is written out
@@ -53,13 +58,13 @@ class Kernels:
 
     def labels(self, stream, logits, shape, half, found, broken, size, mode):
         """Labels of `size` from classes x height x width logits, as addresses; `broken` becomes 1 where a logit is not finite."""
-        numbers = [c_int(one) for one in (*shape, *size, beside("kernels").MODES.index(mode))]
+        numbers = [c_int(one) for one in (*shape, *size, kernels.MODES.index(mode))]
         self.launch("labels_f16" if half else "labels_f32", (size[0], -(-size[1] // GROUP)), stream, c_void_p(logits), c_void_p(found), c_void_p(broken),
                     *numbers)
 
     def pixels(self, stream, frame, shape, given, size, half, mean, std):
         """The network's normalised input of `size` from a frame of `shape`, as addresses; mean and std of RGB / 255."""
-        offset, factor = beside("kernels").scale(mean, std)
+        offset, factor = kernels.scale(mean, std)
         self.launch("pixels_f16" if half else "pixels_f32", size, stream, c_void_p(frame), c_void_p(given), *map(c_int, (*shape, *size)),
                     *map(c_float, (*offset, *factor)))
 
@@ -152,7 +157,7 @@ def first_error(said):
 
 def kept(compiler, capability, compiled):
     """The image: what compiled() gives, or gave before for these sources, this compiler and such a GPU. Another process may do the same meanwhile."""
-    folder = beside("kernels").cache()
+    folder = kernels.cache()
     if not folder:
         return compiled()
     parts = [*((HERE / name).read_bytes() for name in SOURCES), repr((compiler, capability, OPTIONS)).encode()]
@@ -171,7 +176,3 @@ def kept(compiler, capability, compiled):
             os.remove(part)
     return image
 
-
-def beside(module):
-    """A module that came with the same job, or lies in the same package."""
-    return runner.need(".".join([*__name__.split(".")[:-1], module]))

@@ -92,15 +92,10 @@ template <class T> static __device__ void labels(const T *logits, unsigned char 
         return;
     long long plane = (long long)height * width;
     Source row = source_of(y, height, goal_height, mode), column[GROUP];
-    if (mode == NEAREST)
-        row.low = row.high = nearest_of(y, height, goal_height), row.first = 1.0f, row.second = 0.0f;
     int label[GROUP], mixed = 0;
     bool finite = true;
     for (int n = 0; n < GROUP; n++) {
-        int at = x + n < goal_width ? x + n : goal_width - 1;
-        column[n] = source_of(at, width, goal_width, mode);
-        if (mode == NEAREST)
-            column[n].low = column[n].high = nearest_of(at, width, goal_width), column[n].first = 1.0f, column[n].second = 0.0f;
+        column[n] = source_of(x + n < goal_width ? x + n : goal_width - 1, width, goal_width, mode);
         label[n] = n && column[n].low == column[n - 1].low ? label[n - 1] : agreed(logits, classes, plane, width, row, column[n], &finite);
         mixed |= label[n] < 0;
     }

@@ -26,11 +26,20 @@ enum { CENTRES, CORNERS, NEAREST };     /* F.interpolate: bilinear, bilinear wit
 
 typedef struct { int low, high; float first, second; } Source;      /* two neighbours along an axis, and their weights */
 
+/* The one that `nearest` takes, which is the one at or before it, in float as PyTorch has it. */
+BODY int nearest_of(int at, int have, int goal)
+{
+    int low = (int)((float)at * ((float)have / (float)goal));
+    return have == goal ? at : low < have - 1 ? low : have - 1;
+}
+
 /* Where row or column `at` of `goal` lies among `have`: upsample_bilinear2d's arithmetic for a size that is given, in float. */
 BODY Source source_of(int at, int have, int goal, int mode)
 {
     Source found = {at, at, 1.0f, 0.0f};
-    if (have != goal) {
+    if (mode == NEAREST) {
+        found.low = found.high = nearest_of(at, have, goal);
+    } else if (have != goal) {
         float step = mode == CORNERS ? (goal > 1 ? (float)(have - 1) / (float)(goal - 1) : 0.0f) : (float)have / (float)goal;
         float place = mode == CORNERS ? step * (float)at : FMA(step, (float)at + 0.5f, -0.5f);
         place = place < 0.0f ? 0.0f : place;
@@ -41,13 +50,6 @@ BODY Source source_of(int at, int have, int goal, int mode)
         found.first = 1.0f - found.second;
     }
     return found;
-}
-
-/* The one that `nearest` takes, which is the one at or before it, in float as PyTorch has it. */
-BODY int nearest_of(int at, int have, int goal)
-{
-    int low = (int)((float)at * ((float)have / (float)goal));
-    return have == goal ? at : low < have - 1 ? low : have - 1;
 }
 
 /* One blend along an axis. Rounding is monotone, and so is this in `low` and in `high`. */
@@ -103,13 +105,24 @@ BODY Source pixel_source_of(int at, int have, int goal)
     return found;
 }
 
-/* A value of a resized picture, rounded as uint8 rounds: halves to even. Rows first. */
+/* One blend of a picture's values, which are from 0 to 255: rows first, then columns. */
+BODY double part_of_way(double low, double high, float part)
+{
+    return low + (high - low) * (double)part;
+}
+
+/* Rounded as uint8 is: halves to even, which adding 2^52 does. */
+BODY float whole(double value)
+{
+    return (float)(value + 4503599627370496.0 - 4503599627370496.0);
+}
+
+/* A channel of a pixel of a resized picture of height x width x 3. */
 BODY float resized_at(const unsigned char *pixels, int width, int channel, Source row, Source column)
 {
     const unsigned char *above = pixels + 3 * (long)row.low * width + channel, *below = pixels + 3 * (long)row.high * width + channel;
-    double left = above[3 * column.low] + (double)(below[3 * column.low] - above[3 * column.low]) * row.second;
-    double right = above[3 * column.high] + (double)(below[3 * column.high] - above[3 * column.high]) * row.second;
-    return (float)rint(left + (right - left) * column.second);
+    return whole(part_of_way(part_of_way(above[3 * column.low], below[3 * column.low], row.second),
+                             part_of_way(above[3 * column.high], below[3 * column.high], row.second), column.second));
 }
 
 /* The network's input of a value from 0 to 255: offset is 255 mean, factor 1 / (255 std), each rounded once. */

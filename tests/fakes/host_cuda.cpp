@@ -58,10 +58,6 @@ extern "C" void defined(const float *logits, int *found, int classes, int height
     for (int y = 0; y < goal_height; y++)
         for (int x = 0; x < goal_width; x++) {
             Source row = source_of(y, height, goal_height, mode), column = source_of(x, width, goal_width, mode);
-            if (mode == NEAREST) {
-                int top = nearest_of(y, height, goal_height), left = nearest_of(x, width, goal_width);
-                row = {top, top, 1.0f, 0.0f}, column = {left, left, 1.0f, 0.0f};
-            }
             *found++ = label_at(logits, classes, height, width, row, column);
         }
 }
