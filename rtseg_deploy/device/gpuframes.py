@@ -94,7 +94,7 @@ class Frames(frames.Frames):
 
     def feed(self, frame):
         """Take the frame. From here on the session has its memory, and every slot its own; a graph that was captured is of the frame before."""
-        self.frame = frame
+        self.frame, self.values = frame, frames.own_input(self.session)
         host = list(frames.Frames.plan(self))       # knows the label's size, and how the host does what is not done here
         names = [name for name, _ in host]
         given, self.session.enqueue = frame, self.network

@@ -128,7 +128,7 @@ class Nvrtc:
         try:
             options = ["-arch=%s_%s" % ("sm" if self.kind == "CUBIN" else "compute", capability.replace(".", "")), *OPTIONS]
             status = self.library.nvrtcCompileProgram(program, len(options), (c_char_p * len(options))(*[one.encode() for one in options]))
-            runner.refuse(status, first_error(self.taken(program, "nvrtcGetProgramLog") if status == 6 else self.reason(status)), FIX)   # 6: COMPILATION
+            runner.refuse(status, first_error(self.taken(program, "nvrtcGetProgramLog").strip(b"\0\n ") or self.reason(status)), FIX)
             return self.taken(program, "nvrtcGet" + self.kind)
         finally:
             self.library.nvrtcDestroyProgram(byref(program))

@@ -39,6 +39,8 @@ def merged(one, other):
 
 
 class Driver:
+    Race = Race
+
     def __init__(self, kind=None):
         self.kind = kind
         self.now = 0.0                      # the host's clock
