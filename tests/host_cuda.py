@@ -66,3 +66,16 @@ def defined(logits, size, mode="bilinear"):
     logits, found = np.ascontiguousarray(logits, np.float32), np.empty((1, *size), np.int32)
     loaded().defined(ctypes.c_void_p(logits.ctypes.data), ctypes.c_void_p(found.ctypes.data), *logits.shape[1:], *size, MODES.index(mode))
     return found
+
+
+def nvcc_in(folder):
+    """A folder with an nvcc that gives the kernels as they are compiled for this processor, and counts in `calls` how often it was asked."""
+    folder.mkdir()
+    (folder / "nvcc").write_text(f"""#!/bin/sh
+if [ "$1" = --version ]; then echo "Cuda compilation tools, release 10.2, V10.2.89"; exit; fi
+echo "$@" >> {folder}/calls
+while [ "$1" != -o ]; do shift; done
+cp {library()} "$2"
+""")
+    (folder / "nvcc").chmod(0o755)
+    return folder

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import host_cuda
 import numpy as np
@@ -187,22 +186,9 @@ def driver(monkeypatch, tmp_path):
     made = load(FAKES / "fake_cuda.py").Driver()
     monkeypatch.setitem(vars(ctypes.cdll), "libcuda.so.1", made)
     monkeypatch.setattr(gpuframes.time, "perf_counter", made.clock)
-    monkeypatch.setenv("PATH", str(nvcc_in(tmp_path / "bin")), prepend=os.pathsep)
+    monkeypatch.setenv("PATH", str(host_cuda.nvcc_in(tmp_path / "bin")), prepend=os.pathsep)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return made
-
-
-def nvcc_in(folder):
-    """A folder with an nvcc that gives the kernels as they are compiled for this processor, and counts in `calls` how often it was asked."""
-    folder.mkdir()
-    (folder / "nvcc").write_text(f"""#!/bin/sh
-if [ "$1" = --version ]; then echo "Cuda compilation tools, release 10.2, V10.2.89"; exit; fi
-echo "$@" >> {folder}/calls
-while [ "$1" != -o ]; do shift; done
-cp {host_cuda.library()} "$2"
-""")
-    (folder / "nvcc").chmod(0o755)
-    return folder
 
 
 class Network(runner.Stream):
@@ -382,7 +368,8 @@ def test_another_source_compiler_or_gpu_is_compiled_for(driver, tmp_path, monkey
 
 def test_a_compiler_that_fails_is_not_the_last_word(driver, tmp_path, monkeypatch):
     """nvcc does not know the GPU; the next compiler does."""
-    (tmp_path / "bin/nvcc").write_text("#!/bin/sh\nif [ $1 = --version ]; then echo V13.0.88; exit; fi\necho \"nvcc fatal   : Unsupported gpu architecture 'sm_62'\"; exit 1\n")
+    said = "nvcc fatal   : Unsupported gpu architecture 'sm_62'"
+    (tmp_path / "bin/nvcc").write_text(f'#!/bin/sh\nif [ $1 = --version ]; then echo V13.0.88; exit; fi\necho "{said}"; exit 1\n')
 
     class Other:
         version = "NVRTC 11.8"

@@ -4,7 +4,6 @@ frames.py, gpukernels.py and what these need; Python 3.6 and numpy.
 Frames stands for a session as frames.Frames does, each stage waited for; Streaming hands in the next frame while the one before is computed. What the
 session knows of the network is its enqueue(), and places(): (address, type, shape) of its input and its output on the device.
 """
-import sys
 import time
 from ctypes import POINTER, byref, c_size_t, c_ubyte, c_void_p, cast
 from functools import partial
@@ -242,3 +241,7 @@ class Streaming(Frames):
     def feed(self, frame):
         self.drain()
         Frames.feed(self, frame)
+
+    def facts(self):
+        found = Frames.facts(self)
+        return dict(found, boundary=found["boundary"] + "; two frames under way, and copies beside the computation")

@@ -270,7 +270,8 @@ class Driver:
         places = {kind: [value.value for value, of in zip(values, signature) if of == kind and value.value] for kind in "rw"}
         array = (ctypes.c_void_p * len(values))(*[ctypes.addressof(value) for value in values])
         self.asked.append(name.decode())
-        self.work(KERNEL_SECONDS, lambda kept=values: library.launch(name, gx, gy, bx, by, array), stream=pointer(stream), reads=places["r"], writes=places["w"])
+        self.work(KERNEL_SECONDS, lambda kept=values: library.launch(name, gx, gy, bx, by, array), stream=pointer(stream), reads=places["r"],
+                  writes=places["w"])
         return 0
 
     def cuStreamBeginCapture_v2(self, stream, mode):
