@@ -7,20 +7,23 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 import zipfile
+from dataclasses import replace
 
 import host_cuda
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import downloaded
+from conftest import ROOT, downloaded, script
 from host_cuda import MODES
 from hypothesis import given
 from hypothesis import strategies as st
 from test_runner import FAKES, load
 
 from rtseg_deploy import facts
+from rtseg_deploy.backends import torch_cuda
 from rtseg_deploy.device import frames, gpuframes, gpukernels, kernels, runner
 
 RNG = np.random.default_rng(0)
@@ -327,6 +330,21 @@ def test_what_the_graph_does_itself_is_copied_there_and_back(driver):
     assert (whole.output() == pixels.argmax(2)).all() and list(whole.taken(1)) == ["copy in", "hand over", "network", "labels", "copy back"]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_sessions_tell_where_their_tensors_are(dtype):
+    """Of ONNX Runtime and PyTorch by their own words, which are the same of tensors in the host's memory."""
+    ort = pytest.importorskip("onnxruntime")
+    arrays = np.zeros((1, 3, 4, 6), dtype), np.zeros((1, 5, 2, 3), dtype)
+    fed, given = (ort.OrtValue.ortvalue_from_numpy(one, "cpu", 0) for one in arrays)
+    name = np.dtype(dtype).name
+    expected = [(fed.data_ptr(), name, [1, 3, 4, 6]), (given.data_ptr(), name, [1, 5, 2, 3])]
+    assert runner.OnnxRuntimeOnGpu.places(types.SimpleNamespace(fed=fed, given=given)) == expected
+    session = types.SimpleNamespace(input=torch.from_numpy(arrays[0]), result=torch.rand(1, 5, 2, 3).to(memory_format=torch.channels_last))
+    whole = session.result.flatten().tolist()
+    assert torch_cuda.Session.places(session) == [(session.input.data_ptr(), name, [1, 3, 4, 6]), (session.result.data_ptr(), "float32", [1, 5, 2, 3])]
+    assert session.result.is_contiguous() and session.result.flatten().tolist() == whole
+
+
 # ---- compiled once, and kept
 
 
@@ -509,3 +527,62 @@ def test_an_order_between_streams_that_is_forgotten_is_seen(driver, stream, monk
                         else after(from_, event, to))
     with race(driver):
         streamed(stream, [noise(*SIZE) for _ in range(3)])
+
+
+# ---- on a GPU
+
+
+needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that PyTorch can use")]
+
+
+@pytest.fixture
+def gpu_labels():
+    """benchmarks/gpu_labels.py, which holds the kernels against PyTorch on the GPU."""
+    return script(ROOT / "benchmarks/gpu_labels.py")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_the_gpu_is_held_to_passes_ties_and_finds_a_wrong_label(gpu_labels, mode):
+    """Here, on a processor's labels."""
+    for kind, have in (("random", (13, 9)), ("ties", (12, 16)), ("huge", (12, 16)), ("tiny", (7, 9)), ("flat", (7, 9))):
+        logits, size = made(kind, 19, have), (93, 77)
+        labels = torch.from_numpy(host_cuda.labels(logits, size, mode)[0].astype(np.int64))
+        assert gpu_labels.beyond_a_tie(torch.from_numpy(logits), size, mode, labels) == 0
+        labels[0, 50, 40] = (labels[0, 50, 40] + 1) % 19
+        assert gpu_labels.beyond_a_tie(torch.from_numpy(logits), size, mode, labels) == (0 if kind == "flat" else 1)
+
+
+@pytest.mark.parametrize("classes", [pytest.param(classes, marks=needs_gpu) for classes in (11, 19, 171, 256)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_on_a_gpu_labels_are_pytorchs(gpu_labels, classes, dtype):
+    for kind in ("random", "flat", "equal", "huge", "tiny", "ties"):
+        for have, size, mode in (((64, 128), (512, 1024), "bilinear"), ((45, 60), (360, 480), "corners"), ((53, 71), (301, 457), "bilinear"),
+                                 ((64, 128), (512, 1024), "nearest"), ((90, 120), (64, 77), "bilinear")):
+            values = torch.from_numpy(made(kind, classes, have))
+            values = (values.clamp(-6e4, 6e4) if dtype == torch.float16 else values).to("cuda", dtype)
+            found = gpu_labels.Labels(values, size, mode)()
+            assert (found == enlarged(values.float().cpu(), size, mode).argmax(1)).all()
+            assert gpu_labels.beyond_a_tie(values, size, mode, found) == 0
+
+
+@pytest.mark.parametrize("dtype", [pytest.param(dtype, marks=needs_gpu) for dtype in (torch.float32, torch.float16)])
+def test_on_a_gpu_they_are_five_times_as_fast_as_enlarging_and_argmax(gpu_labels, dtype):
+    row = gpu_labels.compared((128, 256), (1024, 2048), 19, dtype)
+    assert row["differ beyond a tie"] == 0 and row["times as fast"] >= 5
+
+
+@pytest.mark.parametrize("protocol, graph", [pytest.param(*how, marks=needs_gpu) for how in (("end-to-end", False), ("end-to-end", True), ("streaming", False),
+                                                                                               ("streaming", True))])
+def test_on_a_gpu_a_frame_becomes_the_labels_that_it_becomes_on_the_host(trained, tmp_path, protocol, graph):
+    from rtseg_deploy import bench, images
+    from rtseg_deploy.export import export
+
+    export(trained, tmp_path / "net.onnx", (360, 480), output="native")
+    ask = bench.Ask(("torch-cuda",), iterations=100, results=tmp_path, image=str(images.STREET), protocol=protocol, cuda_graph=graph)
+    (_, figure), = bench.bench(tmp_path / "net.onnx", ask)
+    assert figure.environment["labels"].startswith("CUDA, ")
+    if protocol == "streaming":
+        assert figure.statistics["back_to_back_ms"] < figure.statistics["mean_ms"]
+    ask = replace(ask, backends=("torch-eager", "torch-cuda"), protocol="end-to-end", cuda_graph=False)
+    _, (_, both) = bench.bench(tmp_path / "net.onnx", ask)
+    assert both.same_labels["torch-eager"] > 0.999
