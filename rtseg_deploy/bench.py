@@ -91,12 +91,14 @@ class Benchmark:
     def statistics(self):
         found = statistics.summary([run.seconds for run in self.runs])
         queued = [run.back_to_back_seconds / len(run.seconds) for run in self.runs]
-        if facts.protocol(self.protocol).clock != "each" or self.runs[0].device_seconds:
+        clock = facts.protocol(self.protocol).clock
+        if clock != "each" or self.runs[0].device_seconds:
             found["back_to_back_ms"] = 1e3 * float(np.mean(queued))
         if self.runs[0].device_seconds:
             found.update(device_median_ms=1e3 * median(self.runs, "device_seconds"), enqueue_median_ms=1e3 * median(self.runs, "enqueue_seconds"))
-        if facts.protocol(self.protocol).clock == "together":
-            found.update(together(found["back_to_back_ms"], [1e3 * mean for mean in queued]))
+        if clock in ("together", "overlapping"):
+            bracket = together(found["back_to_back_ms"], [1e3 * mean for mean in queued])
+            found.update({name: value for name, value in bracket.items() if clock == "together" or "fps" in name})
         found.update({"energy_j": energy} if (energy := self.energy) is not None else {})
         return found
 
@@ -164,6 +166,7 @@ def bench(path, ask, tell=launch.quiet):
     refuse_other(path, artifact, protocol, ask)
     choices = {one.backend: one for one in tune.chosen(path, artifact, ask.backends, tell, ask.threads, ask.precision, ask.untuned, ask.place)}
     names = list(choices)
+    refuse_processors(protocol, names)
     array, fed = picture(artifact, ask.image, "file" if ask.decode else protocol.frame)
     iterations = ask.iterations or protocol.iterations
     order = [name for name in names for _ in range(ask.processes)]
@@ -200,9 +203,10 @@ def tuned(run, choice):
 def timing(path, artifact, backend, array, iterations, ask, settings=None):
     """The job that times one backend once."""
     frame = "file" if ask.decode else facts.protocol(ask.protocol).frame
-    stages = stream.around(artifact, frame) if frame else None
+    stages, protocol = stream.around(artifact, frame) if frame else None, facts.protocol(ask.protocol)
     return launch.on_backend("time", path, artifact, backend, [array], ask.threads, ask.own, iterations=iterations, cuda_graph=ask.cuda_graph,
-                             warmup_limit=ask.warmup_limit, stages=stages, bn=ask.bn or facts.protocol(ask.protocol).bn, settings=settings)
+                             warmup_limit=ask.warmup_limit, stages=stages, streaming=protocol.clock == "overlapping", bn=ask.bn or protocol.bn,
+                             settings=settings)
 
 
 def refuse_other(path, artifact, protocol, ask):
@@ -222,6 +226,14 @@ def refuse_other(path, artifact, protocol, ask):
         raise RtsegError("--decode times the decoding of an image file", "add --protocol end-to-end --image FILE")
     if protocol.frame == "pixels":
         stream.refuse_unknown_enlarging(path, artifact)
+
+
+def refuse_processors(protocol, names):
+    """Raise RtsegError where there is nothing that could overlap."""
+    for name in names:
+        if protocol.clock == "overlapping" and not backends.on_gpu(name):
+            raise RtsegError(f"{protocol.name} overlaps a GPU's work with the copies there and back, and {name} has neither",
+                             "time the same on a processor with --protocol end-to-end")
 
 
 def run_of(result, folder=None):

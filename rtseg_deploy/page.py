@@ -16,7 +16,8 @@ from .results import Result
 FORMATS = ("markdown", "csv", "json", "html")
 OURS = "ours: "                     # what begins a line of ours that is one reason: it is said under the table
 MANY = 10                           # columns of a table, and the width of one where there are so many
-CLOCKS = {"each": "each step waited for", "together": "FPS and mean of all steps under one bracket; median and p99 of steps waited for one by one"}
+CLOCKS = {"each": "each step waited for", "overlapping": "frames overlap: ms of each from its begin to its end, FPS of all under one bracket",
+          "together": "FPS and mean of all steps under one bracket; median and p99 of steps waited for one by one"}
 RIGHT = ("N", "FPS", "FPS, one bracket", "ms", "mean ms", "median ms", "p99 ms")
 
 

@@ -83,7 +83,8 @@ def bench_table(benchmarks):
 
 
 MOST_PICTURES = 8                   # of a proof, that get a row each
-CLOCKS = {"each": "each step by itself", "together": "all steps under one bracket", "both": "each step by itself, and all under one bracket"}
+CLOCKS = {"each": "each step by itself", "together": "all steps under one bracket", "both": "each step by itself, and all under one bracket",
+          "overlapping": "ms of each frame from its begin to its end, FPS of all under one bracket"}
 MILLISECONDS = (*((name, f"{name.lower()}_ms") for name in ("mean", "median", "MAD", "p90", "p95", "p99")), ("p99 at most", "p99_bound_ms"), ("min", "min_ms"),
                 ("max", "max_ms"), ("device median", "device_median_ms"), ("enqueue median", "enqueue_median_ms"), ("back to back", "back_to_back_ms"))
 

@@ -76,11 +76,16 @@ class Result:
         """Every sample, in the order of the processes."""
         return [one for run in self.runs for one in run["seconds"]]
 
+    @property
+    def on_gpu(self):
+        """Whether a GPU's events are there, or, of a frame's whole way, a backend that runs on one."""
+        return bool(self.runs[0]["device_seconds"]) or backends.on_gpu(self.value["backend"])
+
     @cached_property
     def machine(self):
-        """What it ran on, as that says of itself: the GPU where there were GPU events, else the processor."""
+        """What it ran on, as that says of itself."""
         environment = self.runs[0]["environment"]
-        if not self.runs[0]["device_seconds"]:
+        if not self.on_gpu:
             return str(environment.get("cpu") or "a processor without a name")
         gpu = environment.get("gpu")
         return str((gpu.get("name") if isinstance(gpu, dict) else gpu) or environment.get("model") or "a GPU without a name")
@@ -88,7 +93,7 @@ class Result:
     @cached_property
     def device(self):
         """Its facts.Device; None where the facts have no such device."""
-        return facts.device_called(self.machine, *[str(self.runs[0]["environment"].get("model"))] * bool(self.runs[0]["device_seconds"]))
+        return facts.device_called(self.machine, *[str(self.runs[0]["environment"].get("model"))] * self.on_gpu)
 
     @property
     def back_to_back_fps(self):
@@ -98,13 +103,14 @@ class Result:
 
     @property
     def clock(self):
-        """What is around the samples that FPS is of: a bracket a step (each), or one (together)."""
-        return "together" if facts.protocol(self.value["protocol"]).clock == "together" and self.back_to_back_fps else "each"
+        """What is around the samples that FPS is of: a bracket a step (each), or one (together; overlapping, where ms are of each frame by itself)."""
+        clock = facts.protocol(self.value["protocol"]).clock
+        return clock if clock in ("together", "overlapping") and self.back_to_back_fps else "each"
 
     @property
     def ms(self):
         """The timed figure."""
-        return 1e3 / self.statistics["fps"]
+        return self.statistics["mean_ms"] if self.clock == "overlapping" else 1e3 / self.statistics["fps"]
 
     @property
     def stages(self):
@@ -144,7 +150,7 @@ def read_one(path):
     if not whole(value):
         raise RtsegError(f"{path} is damaged: {missing(value)}", AGAIN)
     result = Result(str(path), digest, value)
-    again = result.back_to_back_fps if result.clock == "together" else 1 / mean([mean(run["seconds"]) for run in result.runs])
+    again = 1 / mean([mean(run["seconds"]) for run in result.runs]) if result.clock == "each" else result.back_to_back_fps
     if not math.isclose(result.statistics["fps"], again, rel_tol=SAME):
         raise RtsegError(f"{path} is damaged: its FPS is {result.statistics['fps']:.6g}, and its samples give {again:.6g}", AGAIN)
     return result

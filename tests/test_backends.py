@@ -250,8 +250,7 @@ class Graph:
         self.recorded, self.driver.recording = self.driver.recording, None
 
     def replay(self):
-        for seconds, effect in self.recorded:
-            self.driver.work(seconds, effect, 1 / 65536)
+        self.driver.replay(self.recorded)
 
 
 @pytest.mark.parametrize("graph", [False, True])

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import host_cuda
 import numpy as np
 import onnx
 import pytest
@@ -56,6 +57,8 @@ def exported(folder, output, net=NET):
 @pytest.fixture
 def device(server, network, tmp_path):
     """A function: what --on takes for a device with that TensorRT, and the command line in its environment."""
+    compiler = host_cuda.nvcc_in(tmp_path / "bin")
+
     def made(version, network=network, chip=None, cuda="", **graph):
         graph_of = onnx.load(network).graph
         layers = [[node.name, "INT32" if node.op_type in ("ArgMax", "Cast") else "FLOAT"] for node in graph_of.node]
@@ -63,7 +66,8 @@ def device(server, network, tmp_path):
         tensors = [["input", True, "FLOAT", [1, 3, 32, 48]], ["output", False, *out]]
         python = tmp_path / f"python-{version}"
         python.write_text("\n".join([
-            "#!/bin/sh", f"export FAKE_TENSORRT={version} FAKE_GPU='{chip or CHIPS[version]}' FAKE_CUDA={cuda} PYTHONPATH={FAKES}",
+            "#!/bin/sh", f"export PATH={compiler}:$PATH XDG_CACHE_HOME={tmp_path}/cache",
+            f"export FAKE_TENSORRT={version} FAKE_GPU='{chip or CHIPS[version]}' FAKE_CUDA={cuda} PYTHONPATH={FAKES}",
             f"export FAKE_GRAPH='{json.dumps({'layers': layers, 'tensors': tensors, **graph})}'", f'exec {sys.executable} {FAKES}/drive.py "$@"', ""]))
         python.chmod(0o755)
         return server.url(python)
@@ -98,6 +102,20 @@ def test_every_target_is_built_on_compared_timed_and_verified(device, network, v
     out, _ = device.run("eval", engine["file"], "--data", largest_channels(tmp_path / "data"), "--on", url, "--json")
     found = json.loads(out)
     assert found["scores"]["miou"] == found["scores"]["pixel_accuracy"] == 1 and (found["backend"], found["on"]) == ("tensorrt", "127.0.0.1")
+
+
+def test_frames_go_there_and_labels_come_back_stage_by_stage_and_overlapping(device, tmp_path):
+    network = exported(tmp_path, "logits")
+    url = device("10.13", network)
+    engine = build(device, network, url, "rtx-2080ti")
+    out, _ = device.run("bench", engine["file"], "--on", url, "-n", 30, "--protocol", "end-to-end", "--json", status=None)
+    (row,) = json.loads(out)
+    told = json.loads((tmp_path / row["result"]).read_text())["runs"][0]
+    assert list(told["stages"]) == ["copy in", "normalise", "network", "labels", "copy back"] and told["environment"]["labels"].startswith("CUDA, nvcc")
+    out, _ = device.run("bench", engine["file"], "--on", url, "-n", 30, "--protocol", "streaming", "--cuda-graph", "--json", status=None)
+    (row,) = json.loads(out)
+    assert row["statistics"]["fps"] == pytest.approx(1e3 / row["statistics"]["back_to_back_ms"])
+    assert row["statistics"]["mean_ms"] > 1.5 * row["statistics"]["back_to_back_ms"] and row["boundary"].endswith("copies beside the computation")
 
 
 def largest_channels(folder):

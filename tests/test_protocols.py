@@ -8,7 +8,7 @@ import pytest
 from conftest import run
 from PIL import Image
 
-from rtseg_deploy import bench, facts, images
+from rtseg_deploy import bench, facts, images, results
 from rtseg_deploy.device import frames
 from rtseg_deploy.errors import RtsegError
 from rtseg_deploy.measure import asked, measure
@@ -167,6 +167,22 @@ def test_decoding_is_never_timed_silently(artifact, tmp_path):
     assert list(figure.runs[0].stages)[0] == "decode" and figure.boundary.startswith("frame to labels: from an encoded picture")
 
 
+def test_streaming_has_a_latency_and_a_throughput_that_do_not_follow_from_each_other(artifact, tmp_path):
+    run = bench.Run((0.02,) * 30, (0.02,), True, 0, 1e-7, 5.0, 5.3, {"boundary": "b", "gpu": {"name": "NVIDIA H200"}, "cpu": "c"}, 0.3)
+    one, two = (bench.figure(read_artifact(artifact), artifact, "torch-cuda", "noise", runs, "", "streaming") for runs in ([run], [run, run]))
+    assert one.statistics["mean_ms"] == one.statistics["median_ms"] == 20 and one.statistics["fps"] == pytest.approx(100)
+    assert one.statistics["back_to_back_ms"] == pytest.approx(10) and one.statistics["fps_low"] is None
+    assert two.statistics["fps_low"] <= two.statistics["fps"] <= two.statistics["fps_high"] and two.statistics["mean_ms"] == 20
+    read = results.read_one(bench.write(one, tmp_path))
+    assert (read.clock, read.ms, read.machine) == ("overlapping", 20, "NVIDIA H200")
+
+
+def test_streaming_is_refused_where_nothing_overlaps(artifact, tmp_path):
+    with pytest.raises(RtsegError, match="streaming overlaps a GPU's work .* and onnxruntime-cpu has neither") as refused:
+        bench.bench(artifact, ask(tmp_path, protocol="streaming"))
+    assert "--protocol end-to-end" in refused.value.fix
+
+
 def test_a_network_by_name_is_exported_as_the_protocol_times_it(tmp_path):
     (path, figure), = measure("bisenetv2", [(64, 128)], ask(tmp_path, protocol="paper-bisenetv2"), how={"network_input": (32, 64)})
     assert figure.artifact["network_input"] == (32, 64) and figure.artifact["output"] == "logits" and figure.resolution == (64, 128)
@@ -195,7 +211,7 @@ def test_every_protocol_of_a_paper_is_known_and_sourced():
     for row in facts.rows("timed.csv"):
         assert facts.protocol(row["protocol"]).fixed and row["source"]
         assert row["output"] == facts.protocol(row["protocol"]).output and row["bn"] == facts.protocol(row["protocol"]).bn
-    assert all(protocol.source and protocol.clock in ("each", "together", "both") for protocol in facts.protocols().values())
+    assert all(protocol.source and protocol.clock in ("each", "together", "both", "overlapping") for protocol in facts.protocols().values())
 
 
 def test_the_command_says_protocol_boundary_and_stages(artifact, tmp_path):

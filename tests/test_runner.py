@@ -13,11 +13,13 @@ import types
 import zipfile
 from pathlib import Path
 
+import host_cuda
 import numpy as np
 import pytest
 from conftest import downloaded
 
-from rtseg_deploy.device import building, runner
+from rtseg_deploy import launch
+from rtseg_deploy.device import building, kernels, runner
 
 RUNNER = Path(runner.__file__).resolve()
 FAKES = Path(__file__).resolve().parent / "fakes"
@@ -474,6 +476,26 @@ def test_a_cuda_graph_is_launched_at_once(session):
 
 def test_a_driver_without_graphs_says_so(session):
     assert_told(session("8.2", "time", cuda_graph=True, FAKE_CUDA="old")[0], "cuStreamBeginCapture_v2")
+
+
+@pytest.mark.parametrize("version", ["8.2", "10.13"])
+@pytest.mark.parametrize("how", ["staged", "graph", "streaming"])
+def test_an_engine_with_the_frame_before_it_and_the_labels_after_it(session, tmp_path, version, how):
+    """Its logits are its input; the kernels are compiled for this processor in place of the GPU."""
+    for name in (*launch.FRAMES, *launch.GPU_FRAMES):
+        shutil.copy(RUNNER.with_name(name), tmp_path)
+    graph = {"layers": MIXED, "tensors": [["input", True, "FLOAT", [1, 3, 4, 6]], ["output", False, "FLOAT", [1, 3, 4, 6]]]}
+    pixels, mean, std = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8), [0.5, 0.4, 0.3], [0.2, 0.2, 0.3]
+    stages = {"frame": "pixels", "input": "normalised", "output": "native", "enlarge": "bilinear", "size": [4, 6], "mean": mean, "std": std}
+    result, labels = session(version, "time", graph, picture=pixels, stages=stages, cuda_graph=how != "staged", streaming=how == "streaming",
+                             PATH=os.pathsep.join([str(host_cuda.nvcc_in(tmp_path / "bin")), os.environ["PATH"]]), XDG_CACHE_HOME=str(tmp_path))
+    assert result["ok"], result
+    assert (labels == host_cuda.defined(kernels.network_input(pixels, (4, 6), mean, std), (9, 11))).all()
+    assert list(result.get("stages", {})) == {"staged": ["copy in", "normalise", "network", "labels", "copy back"], "graph": ["copy in", "graph", "copy back"],
+                                              "streaming": []}[how]
+    assert result["environment"]["labels"] == "CUDA, nvcc 10.2.89 for 7.5" and len(result["seconds"]) == 20
+    if how == "streaming":
+        assert sum(result["seconds"]) > 1.5 * (result["ended"] - result["began"]) > 1.5 * 20 / 1024
 
 
 @pytest.mark.parametrize("fault, words", [("none", "no CUDA-capable device"), ("full", "out of memory")])

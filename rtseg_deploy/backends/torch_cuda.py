@@ -45,6 +45,11 @@ class Session(runner.Stream, torch_eager.Session):
             self.enqueue()
         self.enqueue = graph.replay
 
+    def places(self):
+        """(address, type, shape) of the input and the output on the device."""
+        self.result = self.result.contiguous()              # for whoever reads it there; as a rule it is
+        return [(one.data_ptr(), str(one.dtype).rpartition(".")[2], list(one.shape)) for one in (self.input, self.result)]
+
     def output(self):
         self.synchronise()
         return torch_eager.Session.output(self)

@@ -13,8 +13,8 @@ from .tune import automatic
 @cli.command()
 @click.argument("subject", metavar="ARTIFACT|MODEL|PLAN")
 @click.option("--resolution", "resolutions", type=Size(), multiple=True, help="Repeat for several; an artifact has its own.")
-@click.option("--protocol", help="What is inside the clock: network (if not given), end-to-end, or as a paper timed: paper-amortised, paper-synced, "
-              "paper-swiftnet, paper-bisenetv2, paper-unstated.")
+@click.option("--protocol", help="What is inside the clock: network (if not given), end-to-end, streaming (on a GPU), or as a paper timed: "
+              "paper-amortised, paper-synced, paper-swiftnet, paper-bisenetv2, paper-unstated.")
 @click.option("--paper", help="That paper's own protocol and iterations: ddrnet, bisenetv1, bisenetv2, sgcpnet, bcpnet.")
 @click.option("-n", "--iterations", type=click.IntRange(1, 100_000), help="The protocol's if not given, 500 to 5000; the papers state 500 and 5000.")
 @click.option("--processes", type=click.IntRange(1, 100), default=1, show_default=True, help="Fresh for each figure; from 5 on its interval means most.")

@@ -29,7 +29,7 @@ BROKEN = 0.95                       # a video that ends before this share of the
 
 
 def label(job, session):
-    whole, number, given = runner.need("frames").Frames(job, session), 0, job["pictures"]
+    whole, number, given = runner.framed(job, session), 0, job["pictures"]
     total = len(given["files"]) if "files" in given else given.get("limit")
     with open(ROWS, "a") as rows:
         for pixels, row in source(given):

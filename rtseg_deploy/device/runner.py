@@ -101,26 +101,37 @@ def time_steps(job, session):
     """Time `iterations` steps one by one after a warm-up: seconds by the host's clock, each step complete when it returns. With "stages" a step is
     what is around the network too (frames.py), and with "sampled" another process watches the device's clocks meanwhile (sampler.py)."""
     report(job, stage="warming up")
-    session = need("frames").Frames(job, session) if job.get("stages") else session
+    session = framed(job, session) if job.get("stages") else session
     session.feed(need("numpy").load(job["inputs"][0]))
     on_gpu, steps = hasattr(session, "enqueue"), job["iterations"]
     gc.disable()
     if job.get("cuda_graph"):
-        refuse(not on_gpu, "%s has no CUDA graphs" % job["backend"], "time it without")
+        refuse(not hasattr(session, "capture"), "%s has no CUDA graphs" % job["backend"], "time it without")
         session.capture()
     sampler = job.get("sampled") and subprocess.Popen([sys.executable, "sampler.py", str(os.getpid()), job["sampled"], "", gpu().get("bus", "")],
                                                       stdin=subprocess.PIPE, stdout=open(job["sampled"], "wb"))     # it is there whatever becomes of that
+    drain = getattr(session, "drain", int)          # of a stream of frames: what is under way
     warmup, steady = warm_up(session.step, job.get("warmup_limit", WARMUP_SECONDS_LIMIT))
+    drain()
     report(job, stage="timing", expected_s=(3 if on_gpu else 1) * steps * median(warmup))
     faults, began = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.perf_counter()     # memory taken anew costs time on a CPU
     seconds = clock_steps(session.step, steps)
+    drain()
     ended, faults = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
-    more = {"stages": session.taken(steps)} if job.get("stages") else device_times(session, seconds) if on_gpu else {}
+    more = device_times(session, seconds) if on_gpu else {}
+    if job.get("streaming"):
+        seconds = session.taken(steps)
+    elif job.get("stages"):
+        more = {"stages": session.taken(steps)}
     if sampler:
         sampler.communicate()   # it ends with its input
     save_labels(session.output(), job["labels"][0])
     return dict(more, seconds=seconds, warmup_seconds=warmup, warmup_converged=steady, empty_seconds=median(clock_steps(int, 1001)), began=began,
                 ended=ended, minor_faults=faults, environment=dict(environment(), **session.facts()))
+
+def framed(job, session):
+    """The session with what is around the network; a GPU does that itself where it can."""
+    return need("gpuframes").framed(job, session) if hasattr(session, "places") else need("frames").Frames(job, session)
 
 def warm_up(step, limit=WARMUP_SECONDS_LIMIT, clock=time.perf_counter):
     """Run for at least so many steps and seconds, then in windows until one is as fast as the one before. Returns (samples, whether it came to that)."""
@@ -251,6 +262,9 @@ class TensorRT(Stream):
     def enqueue(self):
         if not self.launch():
             raise JobError("the engine does not run: %s" % self.log.reason(), "see the message")
+    def places(self):
+        """(address, type, shape) of the input and the output on the device."""
+        return [(tensor["place"].value, tensor["type"], tensor["shape"]) for tensor in sorted(self.tensors, key=lambda tensor: not tensor["input"])]
     def output(self):
         tensor = next(tensor for tensor in self.tensors if not tensor["input"])
         cuda("cuMemcpyDtoH_v2", c_void_p(tensor["array"].ctypes.data), tensor["place"], c_size_t(tensor["array"].nbytes))
@@ -329,6 +343,9 @@ class OnnxRuntimeOnGpu(Stream, OnnxRuntime):
         self.how.add_run_config_entry("disable_synchronize_execution_providers", "1")
     def enqueue(self):
         self.session.run_with_iobinding(self.binding, self.how)
+    def places(self):
+        kinds = {"tensor(float)": "float32"}
+        return [(one.data_ptr(), kinds.get(one.data_type(), one.data_type()[7:-1]), one.shape()) for one in (self.fed, self.given)]
 
 def probe(job):
     """What this machine is and has, and what its tools say, as they say it. Where the job's runtime is not here, a failure that tells the rest."""

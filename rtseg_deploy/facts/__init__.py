@@ -289,7 +289,7 @@ def outside():
 class Protocol:
     """What is timed, and how; "" where nothing is said."""
     name: str
-    clock: str                      # each: a bracket a step; together: one around all; both
+    clock: str                      # each: a bracket a step; together: one around all; both; overlapping: each from its begin to its end, and all
     boundary: str                   # what is inside the clock, in a few words
     frame: str                      # what a step begins with: "" the network's own input, where the runtime has it; see device/frames.py
     input: str                      # of the artifact, as is output

@@ -435,7 +435,8 @@ def enqueued(state, places, stream_handle):
         arrays = [numpy.frombuffer(DRIVER.memory[places[name]], NUMPY.get(kind, kind.lower())).reshape(shape) for name, _, kind, shape in plan["tensors"]]
         broken = float("nan") if arrays[1].dtype.kind == "f" else 0
         arrays[1][...] = broken if plan["broken"] else arrays[0].argmax(1) if arrays[1].ndim == 3 else arrays[0]
-    DRIVER.work(plan["seconds"], effect)
+    goes = {mode: [places[name] for name, is_input, _, _ in plan["tensors"] if is_input == mode] for mode in (True, False)}
+    DRIVER.work(plan["seconds"], effect, stream=stream_handle, reads=goes[True], writes=goes[False])
     for name, _ in plan["layers"] if state["profiler"] else []:
         state["profiler"].report_layer_time(name, 1e3 * plan["seconds"] / len(plan["layers"]))
     return True
