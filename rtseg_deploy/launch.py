@@ -163,28 +163,33 @@ def probe(place=None, tell=quiet, **needed):
         return telemetry.read(result["probe"])
 
 
+def prepared(job, folder, **more):
+    """Lay out what a job's worker reads in a folder here; returns the environment that the worker needs."""
+    for name, source in job.files.items():
+        if isinstance(source, bytes):
+            (folder / name).write_bytes(source)
+        else:
+            (folder / name).symlink_to(Path(source).resolve())
+    request = {**job.request, **more}
+    if "threads" in request:
+        request["threads"] = request["threads"] or cpus()
+    (folder / "job.json").write_text(json.dumps(request))
+    path = os.pathsep.join([str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    backend = getattr(backends.find(request["backend"]), "ENVIRONMENT", {}) if job.worker == BACKENDS else {}
+    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", **backend}
+
+
 class Here:
     """This machine."""
     name = ""                       # of a place, where it is to be told
 
     def run(self, job, folder, tell):
         """Leave result.json and the job's results in `folder`. Raises RtsegError where there is no result."""
-        for name, source in job.files.items():
-            if isinstance(source, bytes):
-                (folder / name).write_bytes(source)
-            else:
-                (folder / name).symlink_to(Path(source).resolve())
-        request = {**job.request, "progress": True, "leash": True}
-        if "threads" in request:
-            request["threads"] = request["threads"] or cpus()
-        (folder / "job.json").write_text(json.dumps(request))
-        path = os.pathsep.join([str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        backend = getattr(backends.find(request["backend"]), "ENVIRONMENT", {}) if job.worker == BACKENDS else {}
-        environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", **backend}
+        environment = prepared(job, folder, progress=True, leash=True)
         status, log = watched([sys.executable, *job.worker, "job.json", "result.json"], tell, cwd=folder, env=environment)
         if not (folder / "result.json").is_file():
-            less = ", and give it less: --workspace 256" if request["action"] == "build" else ""
-            raise RtsegError(f"the worker for {request['action']} {death(status)}: {last_line(log)}", f"run it again with less beside it{less}")
+            less = ", and give it less: --workspace 256" if job.request["action"] == "build" else ""
+            raise RtsegError(f"the worker for {job.request['action']} {death(status)}: {last_line(log)}", f"run it again with less beside it{less}")
 
 
 def watched(command, tell, **options):
