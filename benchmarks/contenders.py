@@ -274,19 +274,16 @@ def serve(contender, given, ask, tell, clock=time.perf_counter):
     gc.collect()
     gc.disable()                        # as in a worker
     tell({"ready": True})
-    rested = time.process_time()
     for line in ask:
         asked = json.loads(line)
         if "labels" in asked:
             np.save(asked["labels"], contender.labels())
             tell({"facts": contender.facts(), "memory_bytes": 1024 * int(runner.line_of("/proc/self/status", r"VmHWM:\s*(\d+)") or 0)})
-            rested = time.process_time()
             continue
-        idle, step = time.process_time() - rested, opened(asked["way"])
+        step = opened(asked["way"])
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         seconds = runner.clock_steps(step, asked["frames"], clock)
-        tell({"seconds": seconds, "faults": (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults) / asked["frames"], "idle_seconds": idle})
-        rested = time.process_time()
+        tell({"seconds": seconds, "faults": (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults) / asked["frames"]})
 
 
 def main(path, kinds=KINDS, clock=time.perf_counter):

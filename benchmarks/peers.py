@@ -21,11 +21,9 @@ import shown  # noqa: E402 (it lies beside this file)
 import turns  # noqa: E402
 from contenders import TENSOR  # noqa: E402
 
-from rtseg_deploy import backends, bench, checkpoints, files, images, launch, stream  # noqa: E402
-from rtseg_deploy.deployed import deployed  # noqa: E402
+from rtseg_deploy import backends, bench, checkpoints, files, images, launch  # noqa: E402
 from rtseg_deploy.device import runner  # noqa: E402
 from rtseg_deploy.errors import RtsegError  # noqa: E402
-from rtseg_deploy.export import DEFAULT_OPSET, export  # noqa: E402
 from rtseg_deploy.records import read_artifact, size  # noqa: E402
 from rtseg_deploy.terminal import Size, fail, progress, show  # noqa: E402
 
@@ -82,12 +80,14 @@ class Case:
         return {"kind": contender.kind, "way": way, "threads": self.threads, "settings": contender.settings, **paths, **self.artifact.normalisation}
 
     def start(self, contender, way, what="in"):
-        return turns.Process(contender.name, self.given(contender, way), self.job(contender),
-                             self.folder / f"{what} {contender.name}", turns.SCRIPT)
+        return turns.Process(contender.name, self.given(contender, way), self.job(contender), self.folder / f"{what} {contender.name}", turns.SCRIPT)
 
 
 def prepared(trained, resolution, image, threads, folder, tell):
     """The Case: our artifact, the plain exports of the same module, and the frame."""
+    from rtseg_deploy.deployed import deployed
+    from rtseg_deploy.export import DEFAULT_OPSET, export
+
     export(trained, folder / "ours.onnx", resolution, output="native", tell=tell)
     artifact = read_artifact(folder / "ours.onnx")
     frame = np.ascontiguousarray(images.resized(images.read(image), resolution))
@@ -96,11 +96,11 @@ def prepared(trained, resolution, image, threads, folder, tell):
     np.save(folder / "tensor.npy", tensor)
     for name, kind, example in (("plain.onnx", "normalised", tensor), ("pixels.onnx", "rgb8", frame)):
         tell(f"torch.onnx.export with {kind} input", None)
-        plainly(deployed(trained, "labels", DEFAULT_OPSET, kind), example, folder / name)
+        plainly(deployed(trained, "labels", DEFAULT_OPSET, kind), example, DEFAULT_OPSET, folder / name)
     return Case(folder, artifact, threads, frame)
 
 
-def plainly(module, example, path):
+def plainly(module, example, opset, path):
     """torch.onnx.export as its documentation shows it, with nothing of ours."""
     import warnings
 
@@ -108,7 +108,7 @@ def plainly(module, example, path):
 
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(module, (torch.from_numpy(example),), path, dynamo=False, opset_version=DEFAULT_OPSET, input_names=["input"], output_names=["labels"])
+        torch.onnx.export(module, (torch.from_numpy(example),), path, dynamo=False, opset_version=opset, input_names=["input"], output_names=["labels"])
 
 
 def available(contender):
@@ -151,6 +151,7 @@ def begun(case, one, way, seconds):
             if kind == way:             # the most memory that it took so far: nothing else was done in this process
                 labels = process.folder / "labels.npy"
                 row.update(process.ask(labels=str(labels)))
+        process.rest()
     except RtsegError:
         process.close()
         raise
@@ -231,9 +232,12 @@ def run(trained, resolutions, image, contenders, threads, count, seconds, tell):
     for load in trained:
         network = load()
         for resolution in resolutions:
+            title = f"{network.network.name} {size(resolution)}"
+
+            def told(step, done, title=title):
+                tell(f"{title}: {step}", done)
+
             with tempfile.TemporaryDirectory(prefix="rtseg-peers-") as folder:
-                def told(step, done, title=f"{network.network.name} {size(resolution)}"):
-                    tell(f"{title}: {step}", done)
                 case = prepared(network, resolution, image, threads, Path(folder), told)
                 ways[resolution] = ways.get(resolution) or chosen_ways(case, have, told)
                 cases.append(measured(case, ways[resolution], have, count, seconds, told))

@@ -4,7 +4,9 @@ import random
 import select
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -14,7 +16,8 @@ from rtseg_deploy.errors import RtsegError
 
 SCRIPT = Path(__file__).with_name("contenders.py")
 PATIENCE_SECONDS = 900.0            # for an answer: torch.compile takes minutes where others compute
-REST_SECONDS = 0.02                 # after a turn: threads that spin for more work give up
+LOOK_SECONDS, IDLE_SHARE = 0.01, 0.1    # a process rests when it computes less than this share of that time
+REST_SECONDS_LIMIT = 0.3            # threads that spin for more work give up in a few hundredths
 TENSOR_EVERY = 2                    # rounds: without its normalisation a contender is timed in one of so many
 
 
@@ -26,7 +29,7 @@ class Process:
         folder.mkdir()
         environment = launch.prepared(job, folder)
         (folder / "given.json").write_text(json.dumps(given))
-        self.log, begin = open(folder / "log", "w+b"), time.perf_counter()
+        self.log, begin = tempfile.TemporaryFile(), time.perf_counter()     # noqa: SIM115 (closed with the process)
         self.process = subprocess.Popen([sys.executable, str(script), "given.json"], cwd=folder, env=environment, stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, stderr=self.log)
         try:
@@ -35,13 +38,12 @@ class Process:
             self.close()
             raise
         self.start_seconds = time.perf_counter() - begin
+        self.rested = self.computed()
 
     def ask(self, **what):
-        try:
+        with suppress(BrokenPipeError):         # its death is told where its answer is read
             self.process.stdin.write(json.dumps(what).encode() + b"\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass                        # its death is told where its answer is read
         return self.answer()
 
     def answer(self):
@@ -55,14 +57,24 @@ class Process:
             raise RtsegError(f"{self.name} {launch.death(status)}: {launch.last_line(self.log.read().decode(errors='replace'))}")
         return json.loads(line)
 
+    def computed(self):
+        """Seconds of processor time so far, by the clock that clock_getcpuclockid(3) gives of a process."""
+        return time.clock_gettime(~self.process.pid << 3 | 2)
+
+    def rest(self):
+        """Wait until its threads spin no more, for the next turn is another's."""
+        begin, now, before = time.perf_counter(), self.computed(), -1.0
+        while now - before > IDLE_SHARE * LOOK_SECONDS and time.perf_counter() - begin < REST_SECONDS_LIMIT:
+            time.sleep(LOOK_SECONDS)
+            before, now = now, self.computed()
+        self.rested = now
+
     def close(self):
         self.process.kill()
         self.process.wait()
         for file in (self.process.stdin, self.process.stdout, self.log):
-            try:
+            with suppress(BrokenPipeError):     # what was asked last was never read
                 file.close()
-            except BrokenPipeError:     # what was asked last was never read
-                pass
 
 
 @dataclass
@@ -75,21 +87,25 @@ class Taken:
         return {number: turn["ms"] for number, turn in self.turns[name][way].items()}
 
 
-def rounds(processes, plan, count, tensor, tell=launch.quiet, rest=REST_SECONDS, seed=0):
+def rounds(processes, plan, count, tensor, tell=launch.quiet, seed=0):
     """Let processes take turns; plan: name -> {way: frames of a turn}; the way called `tensor` is not taken in each round. Returns Taken."""
     taken, order = Taken({name: {way: {} for way in ways} for name, ways in plan.items()}), random.Random(seed)
     for number in range(count):
         tell(f"round {number + 1} of {count}", number / count)
         for name in order.sample(sorted(set(plan) - set(taken.failed)), len(plan) - len(taken.failed)):
             try:
-                for way, frames in plan[name].items():
-                    if way != tensor or number % TENSOR_EVERY == 0:
-                        answer = processes[name].ask(way=way, frames=frames)
-                        taken.turns[name][way][number] = {**answer, "ms": 1e3 * median(answer["seconds"])}
+                turn(taken.turns[name], processes[name], plan[name], number, () if number % TENSOR_EVERY == 0 else (tensor,))
             except RtsegError as error:
                 taken.failed[name] = error.what
-            time.sleep(rest)
     return taken
+
+
+def turn(found, process, plan, number, left_out):
+    idle = process.computed() - process.rested      # what it computed while it was to wait
+    for way in (way for way in plan if way not in left_out):
+        answer = process.ask(way=way, frames=plan[way])
+        found[way][number] = {**answer, "ms": 1e3 * median(answer["seconds"]), "idle_seconds": idle}
+    process.rest()
 
 
 def quickest(process, ways, count=5, frames=2):

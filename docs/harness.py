@@ -13,14 +13,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 
-from rtseg_deploy import bench, checkpoints, demo, launch
-from rtseg_deploy.backends import find, torch_eager
-from rtseg_deploy.device import runner
-from rtseg_deploy.export import export
-from rtseg_deploy.records import read_artifact, size
-from rtseg_deploy.report import markdown_table
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+from contenders import onnxruntime_bound, onnxruntime_session  # noqa: E402
+
+from rtseg_deploy import bench, checkpoints, demo, launch, statistics  # noqa: E402
+from rtseg_deploy.backends import find, torch_eager  # noqa: E402
+from rtseg_deploy.device import runner  # noqa: E402
+from rtseg_deploy.export import export  # noqa: E402
+from rtseg_deploy.records import read_artifact, size  # noqa: E402
+from rtseg_deploy.report import markdown_table  # noqa: E402
 
 RESOLUTION = 480, 640               # near 10 ms with ONNX Runtime on two cores
 BLOCK = 5                           # steps between two readings of the bare loop's clock
@@ -54,23 +57,14 @@ def ours(network, backend, iterations, threads):
 
 def onnxruntime_loop(network, iterations, threads):
     """As its documentation shows I/O binding, with nothing of rtseg-deploy in the loop."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
     array, _ = bench.picture(read_artifact(network), None)
-    binding = session.io_binding()
-    binding.bind_cpu_input(session.get_inputs()[0].name, array)
-    binding.bind_output(session.get_outputs()[0].name)
-    session.run_with_iobinding(binding)
-    binding.bind_ortvalue_output(session.get_outputs()[0].name, binding.get_outputs()[0])
+    step, _, _ = onnxruntime_bound(onnxruntime_session(network, threads), array)
     for _ in range(iterations // 2):
-        session.run_with_iobinding(binding)
+        step()
     times = []
     for _ in range(iterations):
         begin = time.perf_counter()
-        session.run_with_iobinding(binding)
+        step()
         times.append(time.perf_counter() - begin)
     return 1e3 * median(times)
 
@@ -131,10 +125,11 @@ def apart(name, network, iterations, threads):
 
 def against(rows):
     """A row of the table of pairs of medians, a round each: [(ours, the other's)]."""
-    low, middle, high = quantiles([first / second for first, second in rows], n=4, method="inclusive")
+    found = statistics.paired(*zip(*rows))
+    low, high = found["middle_half"]
     first, second = ([f"{value:.2f}" for value in (median(values), min(values), max(values))] for values in zip(*rows))
     return {"rtseg-deploy ms": f"{first[0]} ({first[1]} to {first[2]})", "it ms": f"{second[0]} ({second[1]} to {second[2]})",
-            "ratio": f"{middle:.4f}", "middle half": f"{low:.4f} to {high:.4f}", "ratio of the fastest": f"{float(first[1]) / float(second[1]):.4f}"}
+            "ratio": f"{found['ratio']:.4f}", "middle half": f"{low:.4f} to {high:.4f}", "ratio of the fastest": f"{float(first[1]) / float(second[1]):.4f}"}
 
 
 def document(name, null, alone, pairs, rounds, iterations, threads, load):
