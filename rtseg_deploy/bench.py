@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from . import backends, doubts, facts, files, images, launch, statistics, stream, telemetry
+from . import backends, doubts, facts, files, images, launch, statistics, stream, telemetry, tune
 from .errors import RtsegError
 from .records import FORMAT, read_artifact, size
 
 PAPERS_RANGE = (500, 5000)          # iterations that the papers state (DDRNet 500, BiSeNet V2 5000)
-SAME_LABELS = 0.999                 # below this two backends did not do the same work
 SAMPLES = ("seconds", "warmup_seconds", "device_seconds", "enqueue_seconds", "stages", "telemetry")
 
 
@@ -33,6 +32,8 @@ class Ask:
     bn: str = ""                    # folded or kept, where PyTorch is timed; the protocol's if not given
     portrait: bool = False          # an image that is higher than wide is meant
     warmup_limit: float = 30.0      # seconds
+    precision: str | None = None    # that the backend "auto" may compute in; the artifact's if not given
+    untuned: bool = False           # with no settings but the backend's own, whatever tune found
     place: object = None
     own: dict | None = None         # the arguments of own.load, for a network that only its own code can build
     figure: str = ""                # id of the paper's figure that this is for
@@ -108,8 +109,12 @@ class Benchmark:
     @cached_property
     def doubts(self):
         different = [doubts.Doubt("other-work", f"does not do the same work as {other}: {share:.2%} of labels are equal", True)
-                     for other, share in self.same_labels.items() if share < SAME_LABELS]
+                     for other, share in self.same_labels.items() if share < self.to_be_equal(other)]
         return different + doubts.doubts(asdict(self))
+
+    def to_be_equal(self, other):
+        """The share of labels that this backend and another are to have in common."""
+        return min(backends.SAME_LABELS[backends.computes(self.artifact["precision"], name)] for name in (self.backend, other))
 
     @property
     def warnings(self):
@@ -126,6 +131,8 @@ class Benchmark:
                 (protocol.name == "paper-bisenetv2", protocol.about),
                 (protocol.precision not in ("", self.artifact["precision"]), f"{self.artifact['precision']}; {protocol.name} is {protocol.precision}"),
                 (protocol.bn not in ("", self.bn), f"BatchNorm {self.bn}; {protocol.bn} in {protocol.name}"),
+                (self.environment.get("chosen"), f"auto chose {self.environment.get('chosen')}"),
+                (self.environment.get("tuned"), f"settings that tune found: {self.environment.get('tuned')}"),
                 (self.environment.get("note"), self.environment.get("note"))]
         return [text for applies, text in rows if applies] + [f"{doubt.flag}: {doubt.says}" for doubt in self.doubts if not doubt.grave]
 
@@ -155,7 +162,8 @@ def bench(path, ask, tell=launch.quiet):
     artifact = read_artifact(path)
     protocol = facts.protocol(ask.protocol)
     refuse_other(path, artifact, protocol, ask)
-    names = backends.chosen(artifact, ask.backends)
+    choices = {one.backend: one for one in tune.chosen(path, artifact, ask.backends, tell, ask.threads, ask.precision, ask.untuned, ask.place)}
+    names = list(choices)
     array, fed = picture(artifact, ask.image, "file" if ask.decode else protocol.frame)
     iterations = ask.iterations or protocol.iterations
     order = [name for name in names for _ in range(ask.processes)]
@@ -164,9 +172,9 @@ def bench(path, ask, tell=launch.quiet):
     runs, first, done = {name: [] for name in names}, None, {}
     for number, name in enumerate(order, 1):
         title = f"{artifact.model} {size(artifact.resolution)} {name}" + (f" ({number} of {len(order)})" if ask.processes > 1 else "")
-        job = timing(path, artifact, name, array, iterations, ask)
+        job = timing(path, artifact, name, array, iterations, ask, choices[name].settings)
         with launch.ran(job, ask.place, lambda step, share, title=title: tell(f"{title}: {step}", share)) as (result, folder):
-            runs[name].append(run_of(result, folder))
+            runs[name].append(tuned(run_of(result, folder), choices[name]))
             (labels,) = launch.labels_in(folder, job)
         if len(runs[name]) < ask.processes:
             continue
@@ -183,12 +191,18 @@ def figure(artifact, path, backend, fed, runs, on, protocol="network", same=None
     return Benchmark(artifact.to_json(), str(path), backend, artifact.resolution, fed, protocol, len(runs[0].seconds), runs, same or {}, of)
 
 
-def timing(path, artifact, backend, array, iterations, ask):
+def tuned(run, choice):
+    """The Run with what was chosen for it; nothing is added where nothing was."""
+    said = {"tuned": tune.written(choice.settings), "chosen": choice.why}
+    return replace(run, environment={**run.environment, **{name: value for name, value in said.items() if value}})
+
+
+def timing(path, artifact, backend, array, iterations, ask, settings=None):
     """The job that times one backend once."""
     frame = "file" if ask.decode else facts.protocol(ask.protocol).frame
     stages = stream.around(artifact, frame) if frame else None
     return launch.on_backend("time", path, artifact, backend, [array], ask.threads, ask.own, iterations=iterations, cuda_graph=ask.cuda_graph,
-                             warmup_limit=ask.warmup_limit, stages=stages, bn=ask.bn or facts.protocol(ask.protocol).bn)
+                             warmup_limit=ask.warmup_limit, stages=stages, bn=ask.bn or facts.protocol(ask.protocol).bn, settings=settings)
 
 
 def refuse_other(path, artifact, protocol, ask):

@@ -64,7 +64,7 @@ def whose(results):
     """What the numbers in a table are: where each was measured, and with what."""
     found = {}
     for result in results:
-        how = f"{result.value['backend']}{'' if result.precision == 'fp32' else ' ' + result.precision} on {result.machine}"
+        how = f"{result.value['backend']}{'' if result.computed == 'fp32' else ' ' + result.computed} on {result.machine}"
         found.setdefault(how, []).append(f"#{result.value['number']}")
     return [f"ours: {how}: {', '.join(dict.fromkeys(numbers))}" for how, numbers in found.items()]
 
@@ -102,7 +102,7 @@ def seen(figure, how):
 
 def departures(result, how, names=("protocol", "precision", "BatchNorm")):
     """In what it was not timed the paper's way; an empty list where it was."""
-    ours = {"protocol": result.value["protocol"], "BatchNorm": result.value["bn"], "precision": result.precision}
+    ours = {"protocol": result.value["protocol"], "BatchNorm": result.value["bn"], "precision": result.computed}
     theirs = {"protocol": how["protocol"], "BatchNorm": how["bn"], "precision": "fp32"}
     return [f"{name} {ours[name]} instead of {theirs[name]}" for name in names if ours[name] != theirs[name]]
 
@@ -163,8 +163,8 @@ def expected(figure, result, theirs, best, ours, layers):
 
 
 def limit_of(result, device):
-    """Milliseconds below which no result like it can come on that device; None for a network that is not of the registry."""
-    if result.network not in networks():
+    """Milliseconds below which no result like it can come on that device; None for a network that is not of the registry, and for BF16: no facts are of it."""
+    if result.network not in networks() or result.computed != result.precision:
         return None
     reduced = result.network_input if result.network_input != result.resolution else None
     return counted(result.network, result.resolution, "logits" if result.value["artifact"]["output"] == "logits" else "native", result.precision,

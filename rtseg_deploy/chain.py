@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from . import accuracy, build, calibrate, datasets, facts, files, fp16, images, int8, launch, links, passes, proof, suspects
+from . import accuracy, backends, build, calibrate, datasets, facts, files, fp16, images, int8, launch, links, passes, proof, suspects
 from .departures import BOUNDARY, bar_of, departure, maps, summary, too_far
 from .errors import RtsegError
 from .export import export, refuse_size
@@ -19,7 +19,7 @@ from .lists import listed, spread
 from .passes import to_fp16
 from .records import FORMAT, PRECISIONS, read_artifact, sidecar, size
 
-STEPS = ("pytorch", "folded", "onnx", "fp16", "int8", "engine")
+STEPS = ("pytorch", "folded", "onnx", "fp16", "int8", "backend", "engine")
 AT_A_TIME = 16                      # pictures: of one job on a device
 DEFAULT_COUNT = 32
 COLOURS = {"inside of objects": (230, 30, 30), "at boundaries": (255, 190, 0), "ties": (70, 130, 255)}
@@ -41,6 +41,7 @@ class Ask:
     resolution: tuple
     precision: str = ""             # fp32, fp16, int8: the last that is made here; "" makes what no named file stands for
     target: str = ""
+    backends: tuple = ()            # that run the FP32 file, a step each
     data: str = ""
     dataset: str = ""
     split: str = ""
@@ -116,6 +117,9 @@ def linked(trained, named, ask, shots, folder, tell):
     last = PRECISIONS.index(ask.precision or "fp32")
     wanted = [precision for precision in PRECISIONS[:last + 1] if links.step_of(precision) not in there]
     found += made_here(trained, reading, wanted, ask, shots, tell)
+    for name in ask.backends:
+        found.append(attempted("backend", f"by {name}", backends.computes("fp32", name), reading,
+                               lambda name=name: links.by_backend(exported(trained, named, reading, ask, folder, tell), name)))
     if ask.target and "engine" not in there:
         found.append(attempted("engine", f"for {ask.target}", ask.precision or "fp32", reading,
                                lambda: engine(trained, named, reading, ask, folder, tell)))
@@ -170,11 +174,25 @@ def feeds(pictures, reading):
     return (images.fed(pixels, reading.input, reading.normalisation) for pixels in pictures)
 
 
+def given(named, precision):
+    """The first file with a sidecar of that precision; None where none is named."""
+    return next((path for path in named if sidecar(path).is_file() and of_kind(read_artifact(path), precision)), None)
+
+
+def exported(trained, named, reading, ask, folder, tell):
+    """The FP32 file that is named, or that is exported here, once."""
+    path = given(named, "fp32") or folder / f"{trained.network.name}.native.onnx"
+    if not sidecar(path).is_file():
+        export(trained, path, ask.resolution, output="native", tell=tell,
+               network_input=reading.network_input if reading.network_input != reading.resolution else None)
+    return path
+
+
 def engine(trained, named, reading, ask, folder, tell):
     """The Link of an engine that is built for this: of the FP32 file that is named, or of what is exported here."""
     precision, target = ask.precision or "fp32", facts.target(ask.target)
     takes = "int8" if precision == "int8" else "fp32"
-    source = next((path for path in named if sidecar(path).is_file() and of_kind(read_artifact(path), takes)), None)
+    source = given(named, takes)
     how = f"built for {ask.target} from {source or 'what is exported here'}"
     if source is None:
         source = folder / f"{trained.network.name}.onnx"

@@ -12,7 +12,7 @@ from . import facts, files, statistics
 from .errors import RtsegError
 from .records import FORMAT, size
 
-PASSING = ("time", "load", "note", "on", "messages", "gpu", "environment")      # of an environment: no conditions
+PASSING = ("time", "load", "note", "on", "messages", "gpu", "environment", "chosen", "tuned")      # of an environment: no conditions; settings are one
 WORDS = {"slower": "B is slower than A", "faster": "B is faster than A", "none": "no difference shown between A and B"}
 
 

@@ -18,7 +18,7 @@ class Bar:
     drop: float                     # points of mIoU, up or down
 
 
-BARS = {"fp32": Bar(1e-4, 1e-4, 1e-3, 0.01), "fp16": Bar(5e-2, 1e-3, 1e-2, 0.05), "int8": Bar(3.0, 3e-2, 1e-1, 0.5)}
+BARS = {"fp32": Bar(1e-4, 1e-4, 1e-3, 0.01), "fp16": Bar(5e-2, 1e-3, 1e-2, 0.05), "bf16": Bar(0.5, 1e-2, 5e-2, 0.3), "int8": Bar(3.0, 3e-2, 1e-1, 0.5)}
 BOUNDARY = 2                        # pixels to either side of where labels of the first link meet; accuracy.edges is the first of them
 
 

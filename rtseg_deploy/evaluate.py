@@ -15,7 +15,7 @@ from statistics import median
 
 import numpy as np
 
-from . import accuracy, backends, datasets, files, gallery, images, launch, stream
+from . import accuracy, datasets, files, gallery, images, launch, stream, tune
 from .accuracy import Counts
 from .errors import RtsegError, need
 from .facts import datasets as known
@@ -37,6 +37,8 @@ class Ask:
     results: str = "accuracy"
     protocol: str = "network"       # as bench.Ask: a checkpoint is exported as for it
     own: dict | None = None
+    precision: str | None = None    # that the backend "auto" may compute in
+    untuned: bool = False
 
 
 def evaluate(subject, ask, resolution=None, dialect=None, tell=launch.quiet):
@@ -85,30 +87,33 @@ def evaluated(subject, path, ask, tell):
     artifact, data = read_artifact(path), ask.data
     datasets.refuse_other_classes(data, artifact.classes, artifact.class_set, path)
     stream.refuse_unknown_enlarging(path, artifact)
-    (backend,) = backends.chosen(artifact, [ask.backend] if ask.backend else [])
-    identity = identity_of(artifact, Path(path) != Path(subject), backend, ask, tell)
+    (choice,) = tune.chosen(path, artifact, [ask.backend] if ask.backend else [], tell, None, ask.precision, ask.untuned, ask.place)
+    backend, identity = choice.backend, identity_of(artifact, Path(path) != Path(subject), choice, ask, tell)
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     goal = Path(ask.results, f"{artifact.model}-{size(artifact.resolution)}-{artifact.precision}-{data.name}-{backend}-{key}.json")
     with log(goal.with_suffix(".jsonl"), ask.again) as (done, add):
         todo = [pair for pair in data.pairs if pair.name not in done or ask.save and not gallery.drawn(ask.save, key, pair.name)]
         telling = counted(tell, f"{data.name}, {backend}", len(data.pairs) - len(todo), len(data.pairs))
-        workers = label(path, artifact, backend, todo, ask, key, add, telling) if todo else []
+        workers = label(path, artifact, choice, todo, ask, key, add, telling) if todo else []
     described = replace(artifact, checks={name: check for name, check in artifact.checks.items() if name != "accuracy"})     # earlier ones
     value = {"format": FORMAT, "kind": "accuracy", "artifact": described.to_json(), "file": str(subject), "backend": backend, **identity["data"],
              **summary(goal.with_suffix(".jsonl"), artifact, data, ask.save, key), **worked(workers, goal, ask)}
+    value["notes"] += [f"auto chose {choice.why}"] if choice.why else []
     files.write_json(goal, value)
     if Path(path) == Path(subject):
         note_in_sidecar(path, value, goal)
     return [(goal, value)]
 
 
-def identity_of(artifact, temporary, backend, ask, tell):
+def identity_of(artifact, temporary, choice, ask, tell):
     """All that decides what the rows are. What was exported for this has other bytes each time, and is known by what it was made of."""
     origin = {name: value for name, value in artifact.parent.items() if name != "file"}
     made_of = [origin, artifact.model, artifact.dialect, artifact.network_input] if temporary else artifact.sha256
     fed = [artifact.resolution, artifact.precision, artifact.input, artifact.normalisation, artifact.output, artifact.enlarge]
     data = {"name": ask.data.name, "split": ask.data.split, "pictures": len(ask.data.pairs), "digest": digest(ask.data, tell)}
-    return {"artifact": [made_of, fed], "format": FORMAT, "backend": backend, "on": ask.place.name if ask.place else "", "data": {"data": data}}
+    settings = {"settings": choice.settings} if choice.settings else {}     # they may decide how a sum is rounded
+    return {"artifact": [made_of, fed], "format": FORMAT, "backend": choice.backend, "on": ask.place.name if ask.place else "", "data": {"data": data},
+            **settings}
 
 
 def digest(data, tell):
@@ -157,7 +162,7 @@ def rows_in(path):
             seen.add(row["name"])
 
 
-def label(path, artifact, backend, pairs, ask, key, add, tell):
+def label(path, artifact, choice, pairs, ask, key, add, tell):
     """Label these pictures, add a row for each, and draw them where that is asked for; returns the workers' results."""
     def take(one):
         pair = pairs[one.number]
@@ -170,7 +175,7 @@ def label(path, artifact, backend, pairs, ask, key, add, tell):
              **{name: one.row[name] for name in ("seconds", "decode", "waited")}})
         tell(None, one.number + 1)
 
-    return stream.pictures(path, artifact, backend, [pair.image for pair in pairs], take, ask.place, tell, ask.own)
+    return stream.pictures(path, artifact, choice.backend, [pair.image for pair in pairs], take, ask.place, tell, ask.own, choice.settings)
 
 
 def counted(tell, title, before, total):

@@ -39,6 +39,16 @@ def replacing(path):
         temporary.unlink(missing_ok=True)
 
 
+def cache():
+    """The folder of what this user can do without: $XDG_CACHE_HOME or ~/.cache. Raises RtsegError where it cannot be made."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "rtseg-deploy")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise RtsegError(f"{folder}: {error.strerror}", "name another folder: XDG_CACHE_HOME=DIR") from None
+    return folder
+
+
 def write(path, data):
     """Write bytes or text, whole or not at all."""
     with replacing(path) as temporary:

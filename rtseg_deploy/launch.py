@@ -69,7 +69,7 @@ def on_backend(action, path, artifact, backend, arrays, threads=None, own=None, 
     if action == "time":
         request["sampled"], labels = TELEMETRY, (*labels, TELEMETRY)
     beside = {"time": ("sampler.py", *("frames.py",) * bool(more.get("stages"))), "profile": ("layers.py",),
-              "label": ("labelling.py", "frames.py")}.get(action, ())
+              "label": ("labelling.py", "frames.py"), "turns": ("turns.py", "frames.py")}.get(action, ())
     return Job(request, {f"network.{artifact.kind}": Path(path), **{name: Path(runner.__file__).with_name(name) for name in beside},
                          **dict(zip(names, map(saved, arrays)))}, labels, RUNNER if own_worker else BACKENDS)
 

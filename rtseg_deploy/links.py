@@ -11,6 +11,7 @@ import torch
 from . import adopt, backends, fp16, graphs, images, launch, ondevice, original, own, passes, proof, repairs, verify
 from .check import parser_for
 from .deployed import deployed
+from .device import runner
 from .errors import RtsegError, first_line
 from .export import DEFAULT_OPSET, trace
 from .facts import target as target_called
@@ -191,6 +192,31 @@ def precision_of(model):
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         return "int8"
     return "fp16" if any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer) else "fp32"
+
+
+def by_backend(path, name):
+    """The Link of an artifact as a backend runs it on this machine. Raises RtsegError where it cannot."""
+    artifact = read_artifact(path)
+    backends.chosen(artifact, [name])
+    job = launch.on_backend("infer", path, artifact, name, [], launch.cpus()).request
+    session = opened({**job, "artifact": str(path)})
+    reading = Reading(artifact.resolution, artifact.network_input, artifact.normalisation, artifact.classes, artifact.enlarge, artifact.input, artifact.output)
+
+    def answers(pictures):
+        for pixels in pictures:
+            session.feed(images.fed(pixels, artifact.input, artifact.normalisation))
+            session.step()
+            yield answer_of(np.array(session.output()), None, reading)
+
+    return Link("backend", f"{Path(path).name} by {name}", backends.computes(artifact.precision, name), reading, answers)
+
+
+def opened(job):
+    """A session in this process. Raises RtsegError."""
+    try:
+        return runner.own_session(job) if job["backend"] in runner.SESSIONS else backends.open_session(job)
+    except runner.JobError as error:
+        raise RtsegError(error.answer["error"], error.answer["fix"]) from None
 
 
 def of_engine(path, artifact, reading, place, tell):

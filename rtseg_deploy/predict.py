@@ -1,20 +1,20 @@
 """Images -> labels -> pictures that a person can look at."""
 from pathlib import Path
 
-from . import backends, facts, images, stream
+from . import facts, images, stream, tune
 from .errors import RtsegError
 from .lists import listed
 from .records import read_artifact
 
 
-def predict(path, paths, folder, backend=None, place=None, tell=lambda step, done: None):
+def predict(path, paths, folder, backend=None, place=None, tell=lambda step, done: None, untuned=False):
     """Label images with an artifact; writes <stem>.overlay.png and <stem>.labels.png for each as it goes. Returns [(overlay, labels)].
 
     An image of another size is resized (bilinear) to the artifact's, and its logits back, or its labels (nearest).
     Raises RtsegError where an image cannot be read: those before it are written.
     """
     artifact = read_artifact(path)
-    backend, = backends.chosen(artifact, [backend] if backend else [])
+    choice, = tune.chosen(path, artifact, [backend] if backend else [], tell, untuned=untuned, place=place)
     refuse_same_names(paths)
     names, done = facts.class_set(artifact.class_set, artifact.classes), []
 
@@ -25,7 +25,7 @@ def predict(path, paths, folder, backend=None, place=None, tell=lambda step, don
     def told(step, share):
         tell(f"{step}: {len(done)} of {len(paths)} images" if len(paths) > 1 else step, len(done) / len(paths))
 
-    stream.pictures(path, artifact, backend, paths, take, place, told)
+    stream.pictures(path, artifact, choice.backend, paths, take, place, told, settings=choice.settings)
     return done
 
 

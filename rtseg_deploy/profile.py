@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import backends, bench, dataflow, estimate, facts, files, launch
+from . import bench, dataflow, estimate, facts, files, launch, tune
 from .complexity import numbered
 from .errors import RtsegError
 from .estimate import three
@@ -32,12 +32,12 @@ class Profile:
         return asdict(self)
 
 
-def profile(path, artifact, backend, array, threads=None, place=None, tell=launch.quiet, own=None, steps=STEPS):
-    """The Profile of an artifact on a backend; own as in launch.on_backend. Raises RtsegError."""
+def profile(path, artifact, backend, array, threads=None, place=None, tell=launch.quiet, own=None, steps=STEPS, settings=None):
+    """The Profile of an artifact on a backend; own and settings as in launch.on_backend. Raises RtsegError."""
     if backend in LAUNCHES_ONLY:
         raise RtsegError(f"ONNX Runtime's profiler sees what it launches on a GPU, not what that takes there, so there is no profile of {backend}",
                          "profile the engine, or torch-cuda")
-    job = launch.on_backend("profile", path, artifact, backend, [array], threads, own, steps=steps)
+    job = launch.on_backend("profile", path, artifact, backend, [array], threads, own, steps=steps, settings=settings)
     with launch.ran(job, place, tell) as (result, _):
         device = device_of(artifact, result.get("environment", {}))
         graph = graph_of(path, artifact, backend, own, tell)
@@ -50,8 +50,9 @@ def profiled(path, ask, tell=launch.quiet):
     """[(path, Profile)] of an artifact on each backend that is asked for; ask: bench.Ask."""
     artifact = read_artifact(path)
     array, _ = bench.picture(artifact, ask.image)
-    return [(path, profile(path, artifact, name, array, ask.threads, ask.place, lambda step, done, name=name: tell(f"{name}: {step}", done), ask.own))
-            for name in backends.chosen(artifact, ask.backends)]
+    choices = tune.chosen(path, artifact, ask.backends, tell, ask.threads, ask.precision, ask.untuned, ask.place)
+    return [(path, profile(path, artifact, one.backend, array, ask.threads, ask.place, lambda step, done, name=one.backend: tell(f"{name}: {step}", done),
+                           ask.own, settings=one.settings)) for one in choices]
 
 
 def device_of(artifact, environment):

@@ -7,7 +7,7 @@ from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
-from . import facts
+from . import backends, facts
 from .records import size
 
 
@@ -73,6 +73,8 @@ def bench_table(benchmarks):
     stages = dict.fromkeys(name for figure in figures for name in figure.runs[0].stages)
     rows += [(f"{name} ms", [stage(figure, name) for figure in figures]) for name in stages]
     rows += [("joules an image", [f"{s['energy_j']:.3g}" if "energy_j" in s else "" for s in statistics])] if any("energy_j" in s for s in statistics) else []
+    if any(not backends.on_gpu(figure.backend) for figure in figures):
+        rows.append(("page faults an iteration", [faults(figure) for figure in figures]))
     rows += [("iterations", [f"{len(f.runs)} x {f.iterations}" if len(f.runs) > 1 else str(f.iterations) for f in figures]),
              ("status", [Text("unstable", "yellow") if f.warnings else "stable" for f in figures])]
     said = dict.fromkeys(f"{figure.protocol} ({CLOCKS[facts.protocol(figure.protocol).clock]}): {figure.boundary}" for figure in figures)
@@ -95,6 +97,12 @@ def within(statistics, name, form):
 def stage(figure, name):
     samples = [seconds for run in figure.runs for seconds in run.stages.get(name, ())]
     return milliseconds(1e3 * sum(samples) / len(samples)) if samples else ""
+
+
+def faults(figure):
+    """Of a CPU: memory that a runtime takes anew each time costs it a minor page fault for every page."""
+    counted = sum(run.minor_faults for run in figure.runs) / sum(len(run.seconds) for run in figure.runs)
+    return "" if backends.on_gpu(figure.backend) else f"{counted:,.1f}"
 
 
 def milliseconds(value):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from . import facts, files
+from . import backends, facts, files
 from .errors import RtsegError
 from .launch import has
 from .records import FORMAT, size
@@ -42,6 +42,11 @@ class Result:
         return self.value["artifact"]["precision"]
 
     @property
+    def computed(self):
+        """The precision that its backend computes it in."""
+        return backends.computes(self.precision, self.value["backend"])
+
+    @property
     def resolution(self):
         return tuple(self.value["resolution"])
 
@@ -56,7 +61,7 @@ class Result:
 
     @property
     def name(self):
-        return f"{self.network} {size(self.resolution)} {self.precision} {self.value['backend']}"
+        return f"{self.network} {size(self.resolution)} {self.computed} {self.value['backend']}"
 
     @property
     def statistics(self):

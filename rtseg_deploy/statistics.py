@@ -15,7 +15,7 @@ Several processes. What differs between them (memory, clocks, neighbours) is in 
 and the interval is Student's, of the logarithms of the means.
 """
 from functools import cache
-from math import atan, ceil, exp, log, log1p, pi, sin, sqrt
+from math import atan, ceil, comb, exp, log, log1p, pi, sin, sqrt
 
 import numpy as np
 
@@ -82,6 +82,19 @@ def median_interval(samples, length):
     below = (samples <= np.median(samples)) - 0.5
     reach = student(int(1.5 * (len(samples) / length - 1))) * block_means(below, length)[1]
     return tuple(map(float, np.quantile(samples, np.clip([0.5 - reach, 0.5 + reach], 0, 1))))
+
+
+def sign_interval(samples):
+    """(low, high) of the median of independent samples, whatever their distribution: as many are left out at each end as the sign test allows.
+
+    Of fewer than six it is their whole range, which then covers the median less often than LEVEL.
+    """
+    ordered, count = np.sort(samples), len(samples)
+    left_out, risk = 0, 2.0 * 0.5**count
+    while left_out < (count - 1) // 2 and risk + 2 * comb(count, left_out + 1) * 0.5**count <= 1 - LEVEL:
+        left_out += 1
+        risk += 2 * comb(count, left_out) * 0.5**count
+    return float(ordered[left_out]), float(ordered[-1 - left_out])
 
 
 def of_processes(means):

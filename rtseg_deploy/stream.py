@@ -39,12 +39,12 @@ def refuse_unknown_enlarging(path, artifact):
                          "export its checkpoint instead, or enlarge them in the file that is adopted")
 
 
-def pictures(path, artifact, backend, paths, take, place=None, tell=launch.quiet, own=None):
+def pictures(path, artifact, backend, paths, take, place=None, tell=launch.quiet, own=None, settings=None):
     """Label image files; take(Labelled) gets each as it is made. Returns the workers' results. Raises RtsegError where one cannot be read."""
     results = []
     for first, called, sources in parts(paths) if place else [(0, paths, {})]:
         given = {"files": list(sources) or [str(Path(one).resolve()) for one in paths], "called": list(map(str, called))}
-        job = asked(path, artifact, backend, given, own, None if place else HELD)
+        job = asked(path, artifact, backend, given, own, None if place else HELD, settings)
         made = (*(LABELS % number for number in range(len(called))), ROWS)
         job = replace(job, files={**job.files, **sources}, results=made)
         with launch.ran(job, place, tell, taker(take, first)) as (result, _):
@@ -62,14 +62,14 @@ def parts(paths):
             first, sources = number, {}
 
 
-def frames(path, artifact, backend, given, take, tell=launch.quiet):
+def frames(path, artifact, backend, given, take, tell=launch.quiet, settings=None):
     """Label {"video": path} or {"camera": number}, with a "limit" where not all; as `pictures`, on this machine."""
-    with launch.ran(asked(path, artifact, backend, given, None, HELD), None, tell, taker(take, 0)) as (result, _):
+    with launch.ran(asked(path, artifact, backend, given, None, HELD, settings), None, tell, taker(take, 0)) as (result, _):
         return result
 
 
-def asked(path, artifact, backend, given, own, held):
-    return launch.on_backend("label", path, artifact, backend, [], own=own, stages=around(artifact, "pixels"), pictures=given, held=held)
+def asked(path, artifact, backend, given, own, held, settings=None):
+    return launch.on_backend("label", path, artifact, backend, [], own=own, stages=around(artifact, "pixels"), pictures=given, held=held, settings=settings)
 
 
 def taker(take, first):

@@ -30,7 +30,7 @@ def headline(result):
     queued = statistics.get("back_to_back_ms")
     return {**{name: value[name] for name in ("number", "backend", "protocol", "boundary", "status", "notes", "result", "sha256")},
             **{name: statistics.get(name) for name in STATISTICS}, "network": result.network, "resolution": size(result.resolution),
-            "precision": result.precision, "output": value["artifact"]["output"], "device": result.machine, "clock": result.clock,
+            "precision": result.computed, "output": value["artifact"]["output"], "device": result.machine, "clock": result.clock,
             "iterations": len(result.runs[0]["seconds"]), "processes": len(result.runs), "approximate": bool(statistics.get("approximate")),
             "back_to_back_fps": 1e3 / queued if queued else None, "stages_ms": result.stages,
             "warnings": [f"{one['flag']}: {one['says'].removeprefix(one['flag'] + ': ')}" for one in value["warnings"]]}

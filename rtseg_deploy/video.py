@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from . import backends, facts, files, images, stream
+from . import facts, files, images, stream, tune
 from .errors import RtsegError, need
 from .records import read_artifact
 
@@ -25,7 +25,7 @@ def is_video(word):
     return bool(CAMERA.fullmatch(str(word))) or Path(word).suffix.lower() in SUFFIXES
 
 
-def overlaid(path, word, folder, backend=None, tell=lambda step, done: None, limit=None, labels=False):
+def overlaid(path, word, folder, backend=None, tell=lambda step, done: None, limit=None, labels=False, untuned=False):
     """Label a video file or a camera (camera:0, /dev/video0), until its end, `limit` frames or ctrl-C; writes <stem>.overlay.mp4.
 
     labels: write each frame's label map too, into <stem>.labels. Returns what was written and how fast, as plain values.
@@ -34,7 +34,7 @@ def overlaid(path, word, folder, backend=None, tell=lambda step, done: None, lim
     need("cv2")
     artifact, camera = read_artifact(path), CAMERA.fullmatch(str(word))
     stream.refuse_unknown_enlarging(path, artifact)
-    backend, = backends.chosen(artifact, [backend] if backend else [])
+    choice, = tune.chosen(path, artifact, [backend] if backend else [], tell, untuned=untuned)
     goal = Path(folder, f"{f'camera-{camera[1]}' if camera else Path(word).stem}.overlay.mp4")
     film = Film(goal, facts.class_set(artifact.class_set, artifact.classes), bool(camera), labels)
     given = {"camera": int(camera[1])} if camera else {"video": str(Path(word).resolve())}
@@ -44,7 +44,8 @@ def overlaid(path, word, folder, backend=None, tell=lambda step, done: None, lim
         tell(film.said(str(word)), min(1.0, len(film) / whole) if (whole := limit or one.row.get("frames")) else None)
 
     try:
-        stream.frames(path, artifact, backend, {**given, "limit": limit}, take, lambda step, done: None if len(film) else tell(f"{word}: opening", None))
+        stream.frames(path, artifact, choice.backend, {**given, "limit": limit}, take,
+                      lambda step, done: None if len(film) else tell(f"{word}: opening", None), choice.settings)
     except KeyboardInterrupt:
         if not len(film):
             raise

@@ -12,8 +12,8 @@ from rtseg_deploy.models import networks
 PACKAGE = ROOT / "rtseg_deploy"
 # a module imports only from layers above its own
 LAYERS = [
-    {"errors", "device.runner", "device.steps", "device.parser", "device.sampler", "device.look", "device.frames", "device.layers",
-     "device.labelling", "device.quantised"},
+    {"errors", "device.runner", "device.building", "device.steps", "device.parser", "device.sampler", "device.look", "device.frames", "device.layers",
+     "device.labelling", "device.quantised", "device.turns"},
     {"files", "telemetry", "svg", "statistics"},
     {"records", "facts"},
     {"graphs", "tables", "calibration_table"},
@@ -28,6 +28,9 @@ LAYERS = [
     {"backends"},
     {"int8", "launch", "remarks", "original", "doubts"},
     {"ssh", "ondevice", "check", "stream"},
+    {"turns"},
+    {"tuned"},
+    {"tune"},
     {"conditions"},
     {"doctor"},
     {"repairs"},
@@ -93,7 +96,7 @@ def test_the_measuring_half_imports_no_torch_and_no_onnx():
                  "ssh", "ondevice", "bundle", "collect", "precision", "verify", "deploy_config", "telemetry", "conditions", "doctor", "plans",
                  "tables", "facts.tables", "statistics", "doubts", "campaign", "measure",
                  "device.layers", "profile", "datasets", "lists", "accuracy", "facts.datasets", "calibration_table", "device.quantised",
-                 "stream", "device.labelling", "evaluate", "gallery", "video"):
+                 "stream", "device.labelling", "evaluate", "gallery", "video", "turns", "tuned", "tune", "device.turns", "facts.settings"):
         path = PACKAGE / (name.replace(".", "/") + ".py")
         path = path if path.exists() else PACKAGE / name / "__init__.py"
         top = [node for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]

@@ -2,7 +2,7 @@
 
 A backend's module has unavailable(), which says why it cannot run here and the fix (or None), and open(job), which returns a
 session: feed(array), step() to run once, output() for what the last step gave, facts() for the record of a figure. ENVIRONMENT, where it
-has one, is set before its worker process starts.
+has one, is set before its worker process starts; PRECISION, where it has one, is what it computes in.
 """
 import pkgutil
 from importlib import import_module
@@ -12,6 +12,9 @@ from ..device.runner import JobError
 from ..errors import RtsegError
 
 ENGINES = ("tensorrt", "tensorrt_rtx")     # those that run engines; the others take ONNX files
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")   # that something is computed in, the most exact first
+# share of equal labels below which two backends did not do the same work, or one of them computes too coarsely for it
+SAME_LABELS = {"fp32": 0.999, "fp16": 0.999, "bf16": 0.97, "int8": 0.97}
 
 
 def names():
@@ -22,6 +25,12 @@ def names():
 def on_gpu(name):
     """Whether a backend of that name runs on a GPU."""
     return "cuda" in name or "tensorrt" in name
+
+
+def computes(precision, name):
+    """What a backend of that name computes a file of that precision in."""
+    own = getattr(find(name), "PRECISION", "fp32") if name in names() and name not in runner.SESSIONS else "fp32"
+    return max(precision, own, key=PRECISIONS.index)
 
 
 def chosen(artifact, asked=()):

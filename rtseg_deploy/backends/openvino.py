@@ -1,10 +1,9 @@
-"""OpenVINO Runtime on the CPU, input and output bound once: a step is the network alone."""
+"""OpenVINO Runtime on the CPU, in FP32, input and output bound once: a step is the network alone."""
 from datetime import timedelta
 from importlib.util import find_spec
 from statistics import median
 
-# LATENCY: one stream. Without a precision hint it computes in BF16 where the CPU can, and "FP32" is to mean FP32.
-SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+PRECISION = "fp32"                  # that it computes in, where the file has nothing lower
 
 
 def unavailable():
@@ -18,15 +17,18 @@ def open(job):
 
 
 class Session:
+    # LATENCY: one stream. Without a precision hint it computes in BF16 where the CPU can, and "FP32" is to mean FP32.
+    name, note, settings = "openvino", "", {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+
     def __init__(self, job):
         import openvino
 
         from ..errors import RtsegError
 
-        if job["described"]["precision"] != "fp32":
-            raise RtsegError("openvino times FP32 alone", "give it the FP32 artifact")
+        if job["described"]["precision"] not in ("fp32", "int8"):
+            raise RtsegError(f"{self.name} runs FP32 and INT8 files", "give it the FP32 artifact")
         self.openvino, self.job, self.input = openvino, job, None
-        self.compile({**SETTINGS, "INFERENCE_NUM_THREADS": job["threads"]})
+        self.compile({**self.settings, "INFERENCE_NUM_THREADS": job["threads"], **(job.get("settings") or {})})
 
     def compile(self, settings):
         self.settings = settings
@@ -53,7 +55,8 @@ class Session:
         return self.result.data
 
     def facts(self):
-        return {"backend": "openvino", "openvino": self.openvino.__version__, "threads": self.compiled.get_property("INFERENCE_NUM_THREADS"), "bn": "folded",
+        return {"backend": self.name, "note": self.note, "openvino": self.openvino.__version__, "bn": "folded",
+                "threads": self.compiled.get_property("INFERENCE_NUM_THREADS"),
                 "settings": {**self.settings, **{name: str(self.compiled.get_property(name)) for name in ("NUM_STREAMS", "ENABLE_CPU_PINNING")}},
                 "boundary": f"network, its {self.job['described']['input']} input and its output in host memory"}
 

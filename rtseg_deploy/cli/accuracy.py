@@ -5,6 +5,7 @@ import click
 
 from ..terminal import Size, progress, show
 from .group import as_json, as_markdown, cli, on
+from .tune import automatic
 
 
 @cli.command("eval")
@@ -12,17 +13,18 @@ from .group import as_json, as_markdown, cli, on
 @click.option("--data", "folder", required=True, type=click.Path(exists=True, file_okay=False), help="Folder of the data set.")
 @click.option("--dataset", "kind", type=click.Choice(["camvid", "cityscapes", "folder"]), help="Found by the layout of the folder if not given.")
 @click.option("--split", help="test of CamVid and val of Cityscapes if not given.")
-@click.option("--backend", help="onnxruntime-cpu if not given, torch-eager for a checkpoint; an engine has its own.")
+@click.option("--backend", help="onnxruntime-cpu if not given, torch-eager for a checkpoint; auto: the fastest that `tune` finds; an engine has its own.")
 @click.option("--count", type=click.IntRange(1), help="Only so many pictures, evenly spread over all.")
 @click.option("--resolution", type=Size(), help="Of the network's input; a checkpoint gets the pictures' own, or what its paper resizes them to.")
 @click.option("--dialect", help="Of a checkpoint that fits two.")
 @click.option("--save", type=click.Path(file_okay=False), help="Draw each picture's errors there, with a page of them, the worst first: index.html.")
 @click.option("--again", is_flag=True, help="Also pictures whose counts are there.")
 @click.option("-o", "--results", default="accuracy", show_default=True, type=click.Path(file_okay=False), help="Where counts and results go.")
+@automatic
 @on
 @as_markdown
 @as_json
-def evaluate(subject, folder, kind, split, backend, count, resolution, dialect, save, again, results, on, markdown, as_json):
+def evaluate(subject, folder, kind, split, backend, count, resolution, dialect, save, again, results, precision, untuned, on, markdown, as_json):
     """Compare labels with the truth: IoU of each class, mIoU, pixel accuracy, boundary F-score. Interrupted, it goes on where it was.
 
     \b
@@ -38,7 +40,7 @@ def evaluate(subject, folder, kind, split, backend, count, resolution, dialect, 
     with progress() as tell:
         tell("looking for pictures", None)
         data = some(datasets.dataset(folder, kind, split), count)
-        path, value = run(subject, Ask(data, backend, ssh.place(on), save, again, results), resolution, dialect, tell)
+        path, value = run(subject, Ask(data, backend, ssh.place(on), save, again, results, precision=precision, untuned=untuned), resolution, dialect, tell)
     if as_json:
         click.echo(json.dumps({"result": str(path), **value}, indent=1))
         return

@@ -15,6 +15,7 @@ from .make import print_rows, trained_network
 @click.argument("artifacts", nargs=-1, type=click.Path(exists=True, dir_okay=False))
 @click.option("--resolution", type=Size(), required=True, help="Height first.")
 @click.option("--target", default="", help="Build an engine for it, too: here ahead of time, or with --on there, where it is also run.")
+@click.option("--backend", "backends", multiple=True, help="Run the FP32 file on it, too, such as openvino-bf16. Repeat for several.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]),
               help="How far the chain goes; fp32 if not given. Each takes in those before it.")
 @click.option("--data", type=click.Path(exists=True, file_okay=False), help="Labelled pictures: the mIoU of each step, too.")

@@ -7,6 +7,7 @@ import click
 from ..errors import need
 from ..terminal import Size, progress, show, warn
 from .group import UNSTABLE, as_json, as_markdown, cli, need_export, on
+from .tune import automatic
 
 
 @cli.command()
@@ -18,7 +19,7 @@ from .group import UNSTABLE, as_json, as_markdown, cli, need_export, on
 @click.option("-n", "--iterations", type=click.IntRange(1, 100_000), help="The protocol's if not given, 500 to 5000; the papers state 500 and 5000.")
 @click.option("--processes", type=click.IntRange(1, 100), default=1, show_default=True, help="Fresh for each figure; from 5 on its interval means most.")
 @click.option("--backend", "backends", multiple=True, help="Repeat to compare: onnxruntime-cpu (if not given), onnxruntime-cuda, onnxruntime-tensorrt, "
-              "openvino, torch-eager, torch-compile, torch-cuda, null. An engine has its own.")
+              "openvino, openvino-bf16, torch-eager, torch-compile, torch-cuda, null; auto: the fastest that `tune` finds. An engine has its own.")
 @click.option("--image", type=click.Path(exists=True, dir_okay=False), help="Input instead of seeded noise.")
 @click.option("--decode", is_flag=True, help="With end-to-end: decode the image's file within the clock, too.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="All processors if not given.")
@@ -30,6 +31,7 @@ from .group import UNSTABLE, as_json, as_markdown, cli, need_export, on
 @click.option("--anywhere", is_flag=True, help="Of a plan: also rows of a GPU, on the backends that are named.")
 @click.option("--again", is_flag=True, help="Of a plan: also what has a result.")
 @click.option("-o", "--results", default="results", show_default=True, type=click.Path(file_okay=False), help="Where result files go.")
+@automatic
 @on
 @as_json
 def bench(subject, resolutions, protocol, paper, iterations, backends, dialect, profiled, anywhere, again, warmup, on, as_json, **how):
@@ -54,6 +56,8 @@ def bench(subject, resolutions, protocol, paper, iterations, backends, dialect, 
     if subject.endswith(".toml"):
         if resolutions or dialect or protocol or paper or profiled:
             raise click.UsageError("a plan says itself what is timed: of these options it takes none: --resolution, --dialect, --protocol, --paper, --profile")
+        if "auto" in backends:
+            raise click.UsageError("a plan's backends are named one by one: --backend auto chooses one for a single file")
         sys.exit(bench_plan(subject, ask, anywhere, again, as_json))
     if profiled:
         return bench_layers(subject, resolutions, ask, dialect, as_json)
@@ -124,12 +128,13 @@ def bench_plan(path, ask, anywhere, again, as_json):
 @click.argument("sources", nargs=-1, required=True, metavar="IMAGE|FOLDER|VIDEO|CAMERA...")
 @click.option("-o", "--output", "folder", required=True, type=click.Path(file_okay=False),
               help="Folder for <name>.overlay.png and <name>.labels.png, or <name>.overlay.mp4.")
-@click.option("--backend", help="onnxruntime-cpu if not given; an engine has its own.")
+@click.option("--backend", help="onnxruntime-cpu if not given; auto: the fastest that `tune` finds; an engine has its own.")
 @click.option("--frames", type=click.IntRange(1), help="Of a video or a camera only so many.")
 @click.option("--labels", is_flag=True, help="Of a video or a camera each frame's label map too.")
+@automatic
 @on
 @as_json
-def predict(artifact, sources, folder, backend, frames, labels, on, as_json):
+def predict(artifact, sources, folder, backend, frames, labels, precision, untuned, on, as_json):
     """Label images: a coloured overlay with a legend, and the plain label map. Or a video, or a camera (camera:0) until ctrl-C: a video of the overlay.
 
     \b
@@ -149,8 +154,11 @@ def predict(artifact, sources, folder, backend, frames, labels, on, as_json):
     refuse_same_names(films)
     images = images_of([source for source in sources if source not in films])
     with progress() as tell:
-        done = label(artifact, images, folder, backend, place, tell) if images else []
-        made = [video.overlaid(artifact, film, folder, backend, tell, frames, labels) for film in films]
+        choice = choose(artifact, backend, precision, untuned, place, tell)
+        done = label(artifact, images, folder, choice.backend, place, tell, untuned) if images else []
+        made = [video.overlaid(artifact, film, folder, choice.backend, tell, frames, labels, untuned) for film in films]
+    if choice.why:
+        click.echo(f"auto chose {choice.why}", err=True)
     if as_json:
         click.echo(json.dumps([*({"image": str(image), "overlay": str(o), "labels": str(m)} for image, (o, m) in zip(images, done)), *made], indent=1))
         return
@@ -158,6 +166,15 @@ def predict(artifact, sources, folder, backend, frames, labels, on, as_json):
         print(*pair, sep="\n")  # as they are: click would take escapes out of a name
     for found in made:
         tell_film(found)
+
+
+def choose(path, backend, precision, untuned, place, tell):
+    """The tune.Choice of one backend."""
+    from ..records import read_artifact
+    from ..tune import chosen
+
+    choice, = chosen(path, read_artifact(path), [backend] if backend else [], tell, None, precision, untuned, place)
+    return choice
 
 
 def tell_film(found):

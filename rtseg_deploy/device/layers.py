@@ -49,8 +49,7 @@ def of_tensorrt(job, session):
 
 def of_onnxruntime(job, session):
     """By a second session with the first one's settings: the profiler must be on when it is opened, and writes a file when it ends."""
-    first, options = session.session, session.ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = session.threads, 3
+    first, options = session.session, session.options()
     options.enable_profiling, options.profile_file_prefix = True, "profile"
     given = first.get_provider_options()
     session.session = session.ort.InferenceSession(job["artifact"], options, providers=[(name, given[name]) for name in first.get_providers()])
