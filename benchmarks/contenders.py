@@ -6,10 +6,12 @@ normalised, and, of a peer, "tensor": the network's own input lies there already
 
 Answers are lines of JSON: {"ready": true} when the first labels are there, then one for each line that is asked. Whoever asks ends it by closing its input.
 """
+import ctypes
 import gc
 import json
 import os
 import resource
+import signal
 import sys
 import time
 from functools import cache, partial
@@ -17,6 +19,7 @@ from functools import cache, partial
 import numpy as np
 
 from rtseg_deploy.device import runner
+from rtseg_deploy.device.turns import PARENT_ENDS
 
 TENSOR = "tensor"
 
@@ -293,6 +296,8 @@ def main(path, kinds=KINDS, clock=time.perf_counter):
     def tell(value):
         print(json.dumps(value, default=str), file=answers, flush=True)
 
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PARENT_ENDS, signal.SIGKILL)        # what is stopped would outlive whoever stopped it
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"       # as in a worker
     with open(path) as file:
         given = json.load(file)

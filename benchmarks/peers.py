@@ -17,11 +17,11 @@ import click
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import shown  # noqa: E402 (it lies beside this file)
-import turns  # noqa: E402
+import processes  # noqa: E402 (it lies beside this file)
+import shown  # noqa: E402
 from contenders import TENSOR  # noqa: E402
 
-from rtseg_deploy import backends, bench, checkpoints, files, images, launch  # noqa: E402
+from rtseg_deploy import backends, bench, checkpoints, files, images, launch, tune, tuned, turns  # noqa: E402
 from rtseg_deploy.device import runner  # noqa: E402
 from rtseg_deploy.errors import RtsegError  # noqa: E402
 from rtseg_deploy.records import read_artifact, size  # noqa: E402
@@ -68,8 +68,8 @@ class Case:
         """What a contender's folder holds: of ours all that a worker's does, of PyTorch the network to build, of the others nothing."""
         network = self.folder / "ours.onnx"
         if contender.kind == "Ours":
-            ask = bench.Ask(threads=self.threads, protocol="end-to-end")
-            return bench.timing(network, self.artifact, contender.backend, self.frame, 1, ask)
+            ask, entry = bench.Ask(threads=self.threads, protocol="end-to-end"), tuned.found(self.artifact, self.threads)
+            return bench.timing(network, self.artifact, contender.backend, self.frame, 1, ask, tune.of(entry, contender.backend))
         if contender.kind == "Torch":
             return launch.on_backend("time", network, replace(self.artifact, output="labels"), contender.backend, [], self.threads, bn="folded")
         return launch.Job({})
@@ -80,7 +80,7 @@ class Case:
         return {"kind": contender.kind, "way": way, "threads": self.threads, "settings": contender.settings, **paths, **self.artifact.normalisation}
 
     def start(self, contender, way, what="in"):
-        return turns.Process(contender.name, self.given(contender, way), self.job(contender), self.folder / f"{what} {contender.name}", turns.SCRIPT)
+        return processes.Process(contender.name, self.given(contender, way), self.job(contender), self.folder / f"{what} {contender.name}", processes.SCRIPT)
 
 
 def prepared(trained, resolution, image, threads, folder, tell):
@@ -129,7 +129,7 @@ def chosen_ways(case, contenders, tell):
             process = None
             try:
                 process = case.start(one, ways[0], "try")
-                found[one.name] = turns.quickest(process, ways)
+                found[one.name] = processes.quickest(process, ways)
             except RtsegError:
                 pass                    # it is told where it is to be timed
             finally:
@@ -151,7 +151,6 @@ def begun(case, one, way, seconds):
             if kind == way:             # the most memory that it took so far: nothing else was done in this process
                 labels = process.folder / "labels.npy"
                 row.update(process.ask(labels=str(labels)))
-        process.rest()
     except RtsegError:
         process.close()
         raise
@@ -160,17 +159,17 @@ def begun(case, one, way, seconds):
 
 def measured(case, ways, contenders, count, seconds, tell):
     """The result of one case."""
-    processes, rows, plans, labels, failed = {}, {}, {}, {}, {}
+    started, rows, plans, labels, failed = {}, {}, {}, {}, {}
     try:
         for one in contenders:
             tell(f"starting {one.name}", None)
             try:
-                processes[one.name], rows[one.name], plans[one.name], labels[one.name] = begun(case, one, ways[one.name][0], seconds)
+                started[one.name], rows[one.name], plans[one.name], labels[one.name] = begun(case, one, ways[one.name][0], seconds)
             except RtsegError as error:
                 failed[one.name] = error.what
-        taken = turns.rounds(processes, plans, count, TENSOR, tell)
+        taken = processes.rounds(started, plans, count, TENSOR, tell)
     finally:
-        for process in processes.values():
+        for process in started.values():
             process.close()
     failed.update(taken.failed)
     if not any(one.side == "ours" and one.name not in failed for one in contenders):
@@ -194,8 +193,7 @@ def row(one, chosen, begun, taken, labels, reference, failed):
     turned = taken.turns[one.name]
     found.update({key: begun[key] for key in ("start_seconds", "memory_bytes", "facts")}, rounds_ms=taken.ms(one.name, way), **spread(taken.ms(one.name, way)),
                  tensor_rounds_ms=taken.ms(one.name, TENSOR) if TENSOR in turned else {}, labels_equal=float((labels == reference).mean()),
-                 faults=median(turn["faults"] for turn in turned[way].values()),
-                 idle_ms=1e3 * median(turn["idle_seconds"] for turn in turned[way].values()))
+                 faults=median(turn["faults"] for turn in turned[way].values()))
     if found["tensor_rounds_ms"]:
         found["tensor_ms"] = median(found["tensor_rounds_ms"].values())
     return found
@@ -208,8 +206,6 @@ def spread(ms):
 
 def ratios(told):
     """Of each precision: our quickest against each peer, with its normalisation in the clock and without."""
-    from rtseg_deploy import statistics
-
     good = [one for one in told if not one["failed"]]
     for precision in dict.fromkeys(one["precision"] for one in good):
         ours, peers = ([one for one in good if one["precision"] == precision and one["side"] == side] for side in ("ours", "peer"))
@@ -221,11 +217,12 @@ def ratios(told):
             for peer in peers:
                 theirs = peer["rounds_ms" if of == "pixels" else "tensor_rounds_ms"]
                 both = sorted(set(mine["rounds_ms"]) & set(theirs))
-                yield {"precision": precision, "of": of, "ours": mine["name"], "peer": peer["name"], "best": peer is best,
-                       **statistics.paired([mine["rounds_ms"][n] for n in both], [theirs[n] for n in both])}
+                ratio, low, high = turns.ratio([mine["rounds_ms"][n] for n in both], [theirs[n] for n in both])
+                yield {"precision": precision, "of": of, "ours": mine["name"], "peer": peer["name"], "best": peer is best, "ratio": ratio, "low": low,
+                       "high": high, "rounds": len(both)}
 
 
-def run(trained, resolutions, image, contenders, threads, count, seconds, tell):
+def run(trained, resolutions, image, contenders, threads, count, seconds, tune_seconds, tell):
     """The result of every network, given as functions that load it, at every size."""
     begin, ways, cases = time.monotonic(), {}, []
     have = [one for one in contenders if available(one)]
@@ -239,6 +236,8 @@ def run(trained, resolutions, image, contenders, threads, count, seconds, tell):
 
             with tempfile.TemporaryDirectory(prefix="rtseg-peers-") as folder:
                 case = prepared(network, resolution, image, threads, Path(folder), told)
+                if tune_seconds and not tuned.found(case.artifact, threads):
+                    tune.tune(case.folder / "ours.onnx", tune.Ask((), "bf16", threads, tune_seconds), told)
                 ways[resolution] = ways.get(resolution) or chosen_ways(case, have, told)
                 cases.append(measured(case, ways[resolution], have, count, seconds, told))
     return {"format": 1, "kind": "peers", "environment": runner.environment(), "seconds": time.monotonic() - begin, "rounds": count, "turn_seconds": seconds,
@@ -260,6 +259,7 @@ def loaders(networks, checkpoint):
 @click.option("--image", type=click.Path(exists=True, dir_okay=False), default=images.STREET, help="The frame, resized; the package's street if not given.")
 @click.option("--rounds", "count", type=click.IntRange(1, 1000), default=20, show_default=True)
 @click.option("--turn", "seconds", type=click.FloatRange(0.0, 10), default=0.2, show_default=True, help="Seconds of a turn, about.")
+@click.option("--tune", "tune_seconds", type=click.FloatRange(0, 3600), default=0.0, help="Seconds for each artifact of ours that is not tuned here yet.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="All processors if not given.")
 @click.option("--only", multiple=True, help="Words in a contender's name: leave the others out. Repeat for several.")
 @click.option("--from", "source", type=click.Path(exists=True, dir_okay=False), help="Show an earlier result and measure nothing.")
@@ -269,7 +269,7 @@ def loaders(networks, checkpoint):
 @click.option("--document", type=click.Path(dir_okay=False), help="Fill the tables of a document, and draw the picture beside it.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--markdown", is_flag=True, help="Print the tables for a document.")
-def peers(networks, resolutions, checkpoint, image, count, seconds, threads, only, source, again, gate, output, document, as_json, markdown):
+def peers(networks, resolutions, checkpoint, image, count, seconds, tune_seconds, threads, only, source, again, gate, output, document, as_json, markdown):
     """Time ours and its peers, taking turns; a frame in host memory to its labels there.
 
     \b
@@ -283,7 +283,8 @@ def peers(networks, resolutions, checkpoint, image, count, seconds, threads, onl
     else:
         contenders = [one for one in CONTENDERS if not only or any(word in one.name for word in only)]
         with progress() as tell:
-            result = run(loaders(networks, checkpoint), resolutions or RESOLUTIONS, image, contenders, threads or launch.cpus(), count, seconds, tell)
+            result = run(loaders(networks, checkpoint), resolutions or RESOLUTIONS, image, contenders, threads or launch.cpus(), count, seconds,
+                         tune_seconds, tell)
         result = json.loads(json.dumps(result, default=str))        # as it will be read
     if output:
         files.write_json(output, result)

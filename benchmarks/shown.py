@@ -9,7 +9,6 @@ from rtseg_deploy.report import markdown_table, plain_table
 
 BARS = Path(__file__).with_name("bars.csv")
 SAME_LABELS = 0.999                     # of FP32: below it a peer did other work
-IDLE_MS = 20                            # of a turn: more, computed while another was timed, is told
 MARKS = "<!-- python benchmarks/peers.py -->", "<!-- end -->"
 NOBODY = "—"
 
@@ -46,8 +45,6 @@ def doubts(case):
             continue
         if one["precision"] == "fp32" and one["labels_equal"] < SAME_LABELS:
             yield f"{one['name']} did other work: {one['labels_equal']:.3%} of its labels are ours"
-        if one["idle_ms"] > IDLE_MS:
-            yield f"{one['name']} computed {one['idle_ms']:.0f} ms a round while others were timed"
 
 
 def settings(result):

@@ -13,12 +13,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 from contenders import onnxruntime_bound, onnxruntime_session  # noqa: E402
 
-from rtseg_deploy import bench, checkpoints, demo, launch, statistics  # noqa: E402
+from rtseg_deploy import bench, checkpoints, demo, launch  # noqa: E402
 from rtseg_deploy.backends import find, torch_eager  # noqa: E402
 from rtseg_deploy.device import runner  # noqa: E402
 from rtseg_deploy.export import export  # noqa: E402
@@ -125,11 +125,10 @@ def apart(name, network, iterations, threads):
 
 def against(rows):
     """A row of the table of pairs of medians, a round each: [(ours, the other's)]."""
-    found = statistics.paired(*zip(*rows))
-    low, high = found["middle_half"]
+    low, middle, high = quantiles([first / second for first, second in rows], n=4, method="inclusive")
     first, second = ([f"{value:.2f}" for value in (median(values), min(values), max(values))] for values in zip(*rows))
     return {"rtseg-deploy ms": f"{first[0]} ({first[1]} to {first[2]})", "it ms": f"{second[0]} ({second[1]} to {second[2]})",
-            "ratio": f"{found['ratio']:.4f}", "middle half": f"{low:.4f} to {high:.4f}", "ratio of the fastest": f"{float(first[1]) / float(second[1]):.4f}"}
+            "ratio": f"{middle:.4f}", "middle half": f"{low:.4f} to {high:.4f}", "ratio of the fastest": f"{float(first[1]) / float(second[1]):.4f}"}
 
 
 def document(name, null, alone, pairs, rounds, iterations, threads, load):

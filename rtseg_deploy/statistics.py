@@ -104,14 +104,6 @@ def of_processes(means):
     return float(np.mean(means)) / reach, float(np.mean(means)) * reach
 
 
-def paired(first, second):
-    """Of what two sides took in the same rounds: the median of the rounds' ratios, its interval, and their middle half."""
-    ratios = np.asarray(first, float) / np.asarray(second, float)
-    low, high = median_interval(ratios, block(ratios))
-    quarters = np.quantile(ratios, (0.25, 0.75))
-    return {"ratio": float(np.median(ratios)), "low": low, "high": high, "middle_half": tuple(map(float, quarters)), "rounds": len(ratios)}
-
-
 def clipped(samples):
     """The series with its slow steps cut at 5 MAD: they come alone, and would hide how the others depend on each other."""
     median = np.median(samples)

@@ -1,22 +1,23 @@
 """The benchmark of peers: turns with a planted clock, what a contender that dies leaves, and one small network in earnest."""
-import copy
 import json
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import ROOT
 
-from rtseg_deploy import launch, statistics
+from rtseg_deploy import launch, turns
 from rtseg_deploy.errors import RtsegError
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import peers  # noqa: E402
+import processes  # noqa: E402
 import shown  # noqa: E402
-import turns  # noqa: E402
 from contenders import TENSOR, normalisers  # noqa: E402
 
 FAKE = f"""
@@ -56,30 +57,30 @@ def fake(tmp_path):
 
     def start(name, seconds=None, **given):
         given = {"kind": "Fake", "way": "pixels", "seconds": seconds or {"pixels": 0.01}, **given}
-        started.append(turns.Process(name, given, launch.Job({}), tmp_path / name, script))
+        started.append(processes.Process(name, given, launch.Job({}), tmp_path / name, script))
         return started[-1]
     yield start
     for process in started:
         process.close()
 
 
-def taken(processes, plan, count=6, **options):
-    return turns.rounds(processes, plan, count, TENSOR, **options)
+def taken(started, plan, count=6, **options):
+    return processes.rounds(started, plan, count, TENSOR, **options)
 
 
 def test_the_ratio_of_equals_is_one_and_of_others_as_planted(fake):
-    processes = {"a": fake("a"), "b": fake("b"), "slow": fake("slow", {"pixels": 0.04})}
-    found = taken(processes, dict.fromkeys(processes, {"pixels": 3}))
-    a, b, slow = (list(found.ms(name, "pixels").values()) for name in processes)
-    assert statistics.paired(a, b)["ratio"] == pytest.approx(1) and statistics.paired(a, slow)["ratio"] == pytest.approx(0.25)
+    started = {"a": fake("a"), "b": fake("b"), "slow": fake("slow", {"pixels": 0.04})}
+    found = taken(started, dict.fromkeys(started, {"pixels": 3}))
+    a, b, slow = (list(found.ms(name, "pixels").values()) for name in started)
+    assert turns.ratio(a, b)[0] == pytest.approx(1) and turns.ratio(a, slow)[0] == pytest.approx(0.25)
     assert not found.failed and a == pytest.approx([10] * 6)
 
 
 def test_every_round_has_an_order_of_its_own(fake, monkeypatch):
-    order, processes = [], {name: fake(name) for name in "abc"}
-    ask = turns.Process.ask
-    monkeypatch.setattr(turns.Process, "ask", lambda self, **what: order.append(self.name) or ask(self, **what))
-    taken(processes, dict.fromkeys(processes, {"pixels": 1}), 8)
+    order, started = [], {name: fake(name) for name in "abc"}
+    ask = processes.Process.ask
+    monkeypatch.setattr(processes.Process, "ask", lambda self, **what: order.append(self.name) or ask(self, **what))
+    taken(started, dict.fromkeys(started, {"pixels": 1}), 8)
     found = ["".join(order[n:n + 3]) for n in range(0, 24, 3)]
     assert all(sorted(one) == ["a", "b", "c"] for one in found) and len(set(found)) > 2
 
@@ -90,8 +91,8 @@ def test_without_normalisation_in_every_second_round(fake):
 
 
 def test_one_that_dies_is_a_line_and_the_others_go_on(fake):
-    processes = {"a": fake("a"), "b": fake("b", steps=4)}
-    found = taken(processes, dict.fromkeys(processes, {"pixels": 2}))
+    started = {"a": fake("a"), "b": fake("b", steps=4)}
+    found = taken(started, dict.fromkeys(started, {"pixels": 2}))
     assert found.failed == {"b": "b ended with status 3 and no result: it is on fire"}
     assert len(found.ms("a", "pixels")) == 6 and len(found.ms("b", "pixels")) == 1
     with pytest.raises(RtsegError, match="at once ended with status 3"):
@@ -107,24 +108,57 @@ def test_page_faults_and_memory_are_read(fake):
     assert little.start_seconds > 0 and np.load(little.folder / "labels.npy").tolist() == [[0, 1]]
 
 
-def test_a_process_that_computes_while_it_should_wait_is_found(tmp_path):
+def test_one_whose_threads_spin_is_stopped_while_another_works(tmp_path):
     given = {"kind": "Fake", "way": "pixels", "seconds": {"pixels": 0.01}}
     script = tmp_path / "busy.py"
     script.write_text("import threading\ndef spin():\n    while True: pass\nthreading.Thread(target=spin, daemon=True).start()\n" + FAKE)
-    busy = turns.Process("busy", given, launch.Job({}), tmp_path / "busy", script)
+    busy = processes.Process("busy", given, launch.Job({}), tmp_path / "busy", script)
+
+    def computed():
+        return time.clock_gettime(~busy.process.pid << 3 | 2)       # as clock_getcpuclockid(3) has it
     try:
-        found = taken({"busy": busy}, {"busy": {"pixels": 1}}, 3)
-        assert busy.computed() > 0.1 and found.turns["busy"]["pixels"][1]["idle_seconds"] >= 0
-        before = busy.computed()
-        busy.rest()
-        assert busy.computed() - before > 0.05      # it waited up to its limit, and the process went on
+        busy.ask(way="pixels", frames=1)
+        time.sleep(0.05)        # a signal takes its time
+        before = computed()
+        time.sleep(0.2)
+        assert computed() == before > 0.01
     finally:
         busy.close()
 
 
+def test_nothing_stays_when_the_benchmark_is_killed(tmp_path):
+    script = tmp_path / "fake.py"
+    script.write_text(FAKE)
+    (tmp_path / "parent.py").write_text(f"""
+import pathlib, sys, time
+sys.path.insert(0, {str(ROOT / 'benchmarks')!r})
+import processes
+from rtseg_deploy import launch
+given = {{"kind": "Fake", "way": "pixels", "seconds": {{"pixels": 0.01}}}}
+print(processes.Process("a", given, launch.Job({{}}), pathlib.Path({str(tmp_path)!r}, "a"), pathlib.Path({str(script)!r})).process.pid, flush=True)
+time.sleep(60)
+""")
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.communicate()
+    until = time.monotonic() + 10
+    while alive(child) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not alive(child)
+
+
+def alive(pid):
+    """Whether it is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_the_quickest_way_is_found_without_its_first_turn(fake):
     process = fake("a", {"pixels": 0.02, "numpy": 0.01, "cv2.LUT": 0.03})
-    way, ms = turns.quickest(process, ["pixels", "numpy", "cv2.LUT"])
+    way, ms = processes.quickest(process, ["pixels", "numpy", "cv2.LUT"])
     assert way == "numpy" and ms == pytest.approx({"pixels": 20, "numpy": 10, "cv2.LUT": 30})
 
 
@@ -144,7 +178,7 @@ def contender(name, side, ms, precision="fp32", memory=100, labels=1.0, tensor=N
     told = {"name": name, "side": side, "precision": precision, "way": "graph", "tried_ms": {"graph": ms}, "failed": failed}
     times = {str(n): ms * (1 + 0.01 * (n % 3)) for n in range(6)}
     return told if failed else {**told, "ms": ms, "middle_half_ms": (ms, ms), "rounds_ms": times, "start_seconds": 1.0, "memory_bytes": memory << 20,
-                                "facts": {"threads": 2, "settings": {"A": 1}}, "labels_equal": labels, "faults": 0, "idle_ms": 0,
+                                "facts": {"threads": 2, "settings": {"A": 1}}, "labels_equal": labels, "faults": 0,
                                 "tensor_rounds_ms": dict.fromkeys(("0", "2", "4"), tensor) if tensor else {}, **({"tensor_ms": tensor} if tensor else {})}
 
 
@@ -186,9 +220,6 @@ def test_what_differs_dies_or_is_not_there_is_said():
     for words in ("OpenVINO f32 did other work: 90.000% of its labels are ours", "PyTorch eager is left out: PyTorch eager ended with status 1",
                   "ours, openvino-bf16: not here yet", "threads 2; settings A=1", "normalises by graph"):
         assert words in told
-    busy = copy.deepcopy(result()["cases"][0])
-    busy["contenders"][0]["idle_ms"] = 50
-    assert any("while others were timed" in line for line in shown.doubts(busy))
 
 
 def command(*arguments, status=0):

@@ -1,7 +1,11 @@
-"""Processes that take turns: each works while the others wait at a pipe, round by round in an order that is drawn anew."""
+"""Processes that take turns, round by round in an order that is drawn anew: each works while the others are stopped, as the workers of rtseg_deploy.turns.
+
+These are of any kind, are asked for page faults and memory too, and one that dies leaves the others to go on.
+"""
 import json
 import random
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,8 +20,6 @@ from rtseg_deploy.errors import RtsegError
 
 SCRIPT = Path(__file__).with_name("contenders.py")
 PATIENCE_SECONDS = 900.0            # for an answer: torch.compile takes minutes where others compute
-LOOK_SECONDS, IDLE_SHARE = 0.01, 0.1    # a process rests when it computes less than this share of that time
-REST_SECONDS_LIMIT = 0.3            # threads that spin for more work give up in a few hundredths
 TENSOR_EVERY = 2                    # rounds: without its normalisation a contender is timed in one of so many
 
 
@@ -38,12 +40,12 @@ class Process:
             self.close()
             raise
         self.start_seconds = time.perf_counter() - begin
-        self.rested = self.computed()
 
     def ask(self, **what):
         with suppress(BrokenPipeError):         # its death is told where its answer is read
             self.process.stdin.write(json.dumps(what).encode() + b"\n")
             self.process.stdin.flush()
+        self.process.send_signal(signal.SIGCONT)
         return self.answer()
 
     def answer(self):
@@ -55,19 +57,8 @@ class Process:
             status = self.process.wait()
             self.log.seek(0)
             raise RtsegError(f"{self.name} {launch.death(status)}: {launch.last_line(self.log.read().decode(errors='replace'))}")
+        self.process.send_signal(signal.SIGSTOP)        # its threads may spin on, on the processors that are another's now
         return json.loads(line)
-
-    def computed(self):
-        """Seconds of processor time so far, by the clock that clock_getcpuclockid(3) gives of a process."""
-        return time.clock_gettime(~self.process.pid << 3 | 2)
-
-    def rest(self):
-        """Wait until its threads spin no more, for the next turn is another's."""
-        begin, now, before = time.perf_counter(), self.computed(), -1.0
-        while now - before > IDLE_SHARE * LOOK_SECONDS and time.perf_counter() - begin < REST_SECONDS_LIMIT:
-            time.sleep(LOOK_SECONDS)
-            before, now = now, self.computed()
-        self.rested = now
 
     def close(self):
         self.process.kill()
@@ -101,11 +92,9 @@ def rounds(processes, plan, count, tensor, tell=launch.quiet, seed=0):
 
 
 def turn(found, process, plan, number, left_out):
-    idle = process.computed() - process.rested      # what it computed while it was to wait
     for way in (way for way in plan if way not in left_out):
         answer = process.ask(way=way, frames=plan[way])
-        found[way][number] = {**answer, "ms": 1e3 * median(answer["seconds"]), "idle_seconds": idle}
-    process.rest()
+        found[way][number] = {**answer, "ms": 1e3 * median(answer["seconds"])}
 
 
 def quickest(process, ways, count=5, frames=2):
