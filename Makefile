@@ -1,4 +1,4 @@
-# make demo: everything once, on what the repository carries.   make test: the tests.   make docs: the tables of docs/.
+# make demo: everything once, on what the repository carries.   make test: the tests.   make docs: the tables of docs/.   make bench-peers: ours beside its peers.
 PYTHON ?= python3
 VENV ?= .venv
 # On Linux the plain wheel of torch brings gigabytes of CUDA. Without a GPU, put here what PyTorch's install page says for "CPU":
@@ -6,7 +6,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 
-.PHONY: demo test docs lint clean
+.PHONY: demo test docs bench-peers lint clean
 demo: $(VENV)/ready
 	$(BIN)/rtseg-deploy demo
 
@@ -15,6 +15,10 @@ test: $(VENV)/ready
 
 docs: $(VENV)/ready
 	$(BIN)/python docs/tables.py docs/networks.md docs/matrix.md docs/estimate.md docs/check.md
+
+bench-peers: $(VENV)/ready
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[plot]'
+	$(BIN)/python benchmarks/peers.py -o results/peers.json --document docs/peers.md
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

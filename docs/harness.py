@@ -15,12 +15,15 @@ import time
 from pathlib import Path
 from statistics import median, quantiles
 
-from rtseg_deploy import bench, checkpoints, demo, launch
-from rtseg_deploy.backends import find, torch_eager
-from rtseg_deploy.device import runner
-from rtseg_deploy.export import export
-from rtseg_deploy.records import read_artifact, size
-from rtseg_deploy.report import markdown_table
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+from contenders import onnxruntime_bound, onnxruntime_session  # noqa: E402
+
+from rtseg_deploy import bench, checkpoints, demo, launch  # noqa: E402
+from rtseg_deploy.backends import find, torch_eager  # noqa: E402
+from rtseg_deploy.device import runner  # noqa: E402
+from rtseg_deploy.export import export  # noqa: E402
+from rtseg_deploy.records import read_artifact, size  # noqa: E402
+from rtseg_deploy.report import markdown_table  # noqa: E402
 
 RESOLUTION = 480, 640               # near 10 ms with ONNX Runtime on two cores
 BLOCK = 5                           # steps between two readings of the bare loop's clock
@@ -54,23 +57,14 @@ def ours(network, backend, iterations, threads):
 
 def onnxruntime_loop(network, iterations, threads):
     """As its documentation shows I/O binding, with nothing of rtseg-deploy in the loop."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
     array, _ = bench.picture(read_artifact(network), None)
-    binding = session.io_binding()
-    binding.bind_cpu_input(session.get_inputs()[0].name, array)
-    binding.bind_output(session.get_outputs()[0].name)
-    session.run_with_iobinding(binding)
-    binding.bind_ortvalue_output(session.get_outputs()[0].name, binding.get_outputs()[0])
+    step, _, _ = onnxruntime_bound(onnxruntime_session(network, threads), array)
     for _ in range(iterations // 2):
-        session.run_with_iobinding(binding)
+        step()
     times = []
     for _ in range(iterations):
         begin = time.perf_counter()
-        session.run_with_iobinding(binding)
+        step()
         times.append(time.perf_counter() - begin)
     return 1e3 * median(times)
 
