@@ -195,6 +195,31 @@ def test_the_bodies_that_cuda_takes_are_the_same_pixel_by_pixel(compiler, tmp_pa
         assert (found.transpose(1, 2, 0) == kernels.resized(pixels, size)).all()
 
 
+OTHER = """
+import ctypes, sys
+import test_kernels as tests
+from rtseg_deploy.device import kernels
+kernels.compiled = lambda: (ctypes.CDLL(sys.argv[1]), None)
+for kind in tests.KINDS:
+    for enlarge in kernels.MODES:
+        given = tests.logits(kind, 5, 20, 30)
+        assert (kernels.labels(given, (91, 150), enlarge) == tests.theirs(given, (91, 150), enlarge)).all(), (kind, enlarge)
+"""
+
+
+@pytest.mark.skipif(kernels.platform.machine() != "x86_64", reason="these are kinds of x86-64")
+@pytest.mark.parametrize("name, flags", [("default", []), ("avx2", ["-mavx2", "-mfma"])])
+def test_for_an_older_processor_labels_are_those_of_pytorchs_code_for_it(compiler, tmp_path, name, flags):
+    if name == "avx2" and not any(" avx2 " in line and " fma " in line for line in kernels.cpu()):
+        pytest.skip("this processor has no AVX2")
+    library = tmp_path / "plain.so"
+    subprocess.run(["cc", *kernels.FLAGS, *flags, str(kernels.SOURCES[0]), "-o", str(library)], check=True)
+    path = os.pathsep.join([str(Path(__file__).parent), str(HERE.parent.parent)])
+    done = subprocess.run([sys.executable, "-c", OTHER, str(library)], env={**os.environ, "PYTHONPATH": path, "ATEN_CPU_CAPABILITY": name},
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_how_many_threads_changes_nothing_and_what_is_given_is_written(compiler):
     given, size = logits("smooth", 19, 64, 128), (512, 1024)
     room, first = np.empty((1, *size), np.uint8), kernels.labels(given, size)
