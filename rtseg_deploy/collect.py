@@ -150,7 +150,7 @@ def engine(job, jobs, engines):
     made = f"jobs/{job['name']}/engine"
     labels = next((other for other in jobs.values() if made in other["files"].values() and other["action"] == "infer"), {"result": {}})
     parity = compared(labels, job["precision"]) if labels["result"].get("ok") else None
-    wrong = labels["result"].get("error") if labels["result"].get("error") == runner.NOT_FINITE else parity and not parity["ok"] and parity["inputs"]
+    wrong = labels["result"].get("error") if labels["result"].get("error") == runner.NOT_FINITE[0] else parity and not parity["ok"] and parity["inputs"]
     if wrong:
         return Filed(job["name"], False, f"its labels are not those of {job['file']}: {wrong}; --on finds the layers that must stay in FP32")
     described = build.described(job["artifact"], job["file"], target, job["precision"], job["proven"], job["result"], parity)

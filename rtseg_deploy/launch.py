@@ -26,6 +26,7 @@ from .errors import RtsegError, first_line, printable
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 RUNNER = (runner.__file__,)                         # TensorRT and ONNX Runtime, here as on a device
 BACKENDS = ("-m", "rtseg_deploy.backends")          # every other runtime
+FRAMES = ("frames.py", "kernels.py", "kernels.c", "kernels.h")      # what is around a network
 POLL_SECONDS = 0.5                                  # a waiting parent must not take time from what is timed
 TELEMETRY = "telemetry.jsonl"                       # rows of sampler.py
 LOG_BYTES = 1 << 16                                 # of a worker's last words
@@ -68,8 +69,8 @@ def on_backend(action, path, artifact, backend, arrays, threads=None, own=None, 
                "threads": threads, "own": own, "inputs": names, "labels": list(labels), **more}
     if action == "time":
         request["sampled"], labels = TELEMETRY, (*labels, TELEMETRY)
-    beside = {"time": ("sampler.py", *("frames.py",) * bool(more.get("stages"))), "profile": ("layers.py",),
-              "label": ("labelling.py", "frames.py"), "turns": ("turns.py", "frames.py")}.get(action, ())
+    beside = {"time": ("sampler.py", *FRAMES * bool(more.get("stages"))), "profile": ("layers.py",),
+              "label": ("labelling.py", *FRAMES), "turns": ("turns.py", *FRAMES)}.get(action, ())
     return Job(request, {f"network.{artifact.kind}": Path(path), **{name: Path(runner.__file__).with_name(name) for name in beside},
                          **dict(zip(names, map(saved, arrays)))}, labels, RUNNER if own_worker else BACKENDS)
 

@@ -86,7 +86,7 @@ def compared(engine, engine_path, path, place, tell=launch.quiet):
         wanted = expected_of(path, engine.parent["sha256"])
         report = agreement({name: wanted[name] for name in arrays}, labelled(engine_path, engine, arrays, place, tell), engine.precision)
     except RtsegError as error:
-        if error.what != runner.NOT_FINITE:     # that is a verdict on the engine, as FP16 that overflows gives it
+        if error.what != runner.NOT_FINITE[0]:     # that is a verdict on the engine, as FP16 that overflows gives it
             raise
         report = {"ok": False, "inputs": {}, "why": error.what}
     return replace(engine, checks={**engine.checks, "run_on_device": report}), report["ok"]

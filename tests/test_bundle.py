@@ -497,7 +497,7 @@ def test_an_engine_is_filed_with_what_its_labels_are_worth(brought_back, tmp_pat
     assert filed[0].ok and records.read_artifact(filed[0].what).checks["run_on_device"]["ok"]
 
 
-@pytest.mark.parametrize("labels", [lambda labels: np.roll(labels, 9, 1), runner.NOT_FINITE])
+@pytest.mark.parametrize("labels", [lambda labels: np.roll(labels, 9, 1), runner.NOT_FINITE[0]])
 def test_an_engine_with_other_labels_is_not_filed(brought_back, tmp_path, labels):
     filed = collect.collect(resealed(brought_back[1], tmp_path / "r.tar.gz", taken_there(labels)), tmp_path / "engines", tmp_path / "results")
     assert not filed[0].ok and "its labels are not those of" in filed[0].what and not (tmp_path / "engines").exists()

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "rtseg_deploy"
 # a module imports only from layers above its own
 LAYERS = [
     {"errors", "device.runner", "device.building", "device.steps", "device.parser", "device.sampler", "device.look", "device.frames", "device.layers",
-     "device.labelling", "device.quantised", "device.turns"},
+     "device.labelling", "device.quantised", "device.kernels", "device.turns"},
     {"files", "telemetry", "svg", "statistics"},
     {"records", "facts"},
     {"graphs", "tables", "calibration_table"},
@@ -96,7 +96,8 @@ def test_the_measuring_half_imports_no_torch_and_no_onnx():
                  "ssh", "ondevice", "bundle", "collect", "precision", "verify", "deploy_config", "telemetry", "conditions", "doctor", "plans",
                  "tables", "facts.tables", "statistics", "doubts", "campaign", "measure",
                  "device.layers", "profile", "datasets", "lists", "accuracy", "facts.datasets", "calibration_table", "device.quantised",
-                 "stream", "device.labelling", "evaluate", "gallery", "video", "turns", "tuned", "tune", "device.turns", "facts.settings"):
+                 "stream", "device.labelling", "device.frames", "device.kernels", "evaluate", "gallery", "video", "turns", "tuned", "tune", "device.turns",
+                 "facts.settings"):
         path = PACKAGE / (name.replace(".", "/") + ".py")
         path = path if path.exists() else PACKAGE / name / "__init__.py"
         top = [node for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]

@@ -72,7 +72,7 @@ def test_the_figures_are_those_of_an_own_count_and_go_into_the_sidecar(mine, cam
     assert abs(value["scores"]["pixel_accuracy"] - right) < 1e-3 and abs(value["scores"]["miou"] - miou) < 1e-3
     assert json.loads(path.read_text()) == json.loads(json.dumps(value)) and value["kind"] == "accuracy"
     assert value["data"]["split"] == "test" and value["data"]["pictures"] == PICTURES and value["protocol"]["pictures"] == {"96x128": PICTURES}
-    assert 0 <= value["waited_share"] < 1 and value["memory_bytes"] > 1 << 20 and {"decode", "network", "argmax"} <= set(value["stages"])
+    assert 0 <= value["waited_share"] < 1 and value["memory_bytes"] > 1 << 20 and {"decode", "network", "labels"} <= set(value["stages"])
     (name, summary), = json.loads(sidecar(mine).read_text())["checks"]["accuracy"].items()
     assert name == f"camvid test, {PICTURES} pictures, onnxruntime-cpu" and summary["miou"] == value["scores"]["miou"] and summary["result"] == path.name
     assert read_artifact(mine).checks["accuracy"][name] == summary

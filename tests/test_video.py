@@ -68,7 +68,7 @@ def test_odd_sides_and_another_size_than_the_networks(cv2, artifact, tmp_path):
     found = video.overlaid(artifact, draw(cv2, tmp_path / "odd.avi", (75, 101), 4, "MJPG"), tmp_path)
     frames, _ = shown(cv2, found["overlay"])
     assert len(frames) == 4 and frames[0].shape[0] >= 75 and frames[0].shape[0] % 2 == frames[0].shape[1] % 2 == 0
-    assert "resize" in found["stages"]
+    assert "normalise" in found["stages"]
 
 
 def truncated(cv2, path):

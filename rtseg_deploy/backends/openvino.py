@@ -39,7 +39,7 @@ class Session:
         if self.input is None:
             self.input = array.copy()       # kept: the tensor is only a view of it
             self.bind()
-        else:
+        elif array is not self.input:
             self.input[...] = array
 
     def bind(self):

@@ -1,20 +1,29 @@
 """What lies around the network between a frame in host memory and its labels there, stage by stage: Frames(job, session) stands for a session.
 
-Comes with a job that asks for it, beside runner.py: Python 3.6, numpy, and Pillow where a file is decoded. job["stages"] has
+Comes with a job that asks for it, beside runner.py and kernels.py: Python 3.6, numpy, and Pillow where a file is decoded. job["stages"] has
 frame: "pixels" (H x W x 3 uint8), "file" (an encoded picture) or "tensor" (the network's own input);
 mean and std of RGB / 255, input, output and enlarge (as in the artifact's description), size: (height, width) that the network takes.
 A stage that the graph does itself is not there: its time is in "network".
 """
 import io
+import os
+import sys
 import time
 
 import numpy
+
+if __package__:
+    from . import kernels, runner
+else:                               # in a job's folder
+    import kernels
+    runner = sys.modules.get("rtseg_deploy.device.runner") or sys.modules["__main__"]      # whichever of the two was started
 
 
 class Frames:
     def __init__(self, job, session):
         self.session, self.about = session, job["stages"]
-        self.samples, self.frame = [], None
+        self.threads = job.get("threads") or len(os.sched_getaffinity(0))
+        self.samples, self.frame, self.found = [], None, None
 
     def take(self, frame):
         """Another frame: of another size its stages are others."""
@@ -24,33 +33,32 @@ class Frames:
 
     def feed(self, array):
         """Take the frame; the session gets it too, once, so that what it sets up at its first input is not timed."""
-        self.frame = array
+        self.frame, self.values = array, own_input(self.session)
         self.names, self.parts = zip(*self.plan())
         for part in self.parts[:self.names.index("copy in")]:
             array = part(array)
-        self.session.feed(array)
+        self.session.feed(numpy.array(array))       # which it may keep
+        self.values = own_input(self.session)
 
     def plan(self):
         """(name, function of what the last one gave) of each stage."""
         about = self.about
-        height, width = self.shape = self.pixels().shape[:2] if about["frame"] != "tensor" else about["size"]
+        height, width = self.shape = self.pixels().shape[:2] if about["frame"] != "tensor" else tuple(about["size"])
         smaller = [height, width] != list(about["size"])
         if about["frame"] == "file":
             yield "decode", decoded
         if about["frame"] != "tensor":
-            if smaller:
-                yield "resize", self.reduced
             if about["input"] == "normalised":
                 yield "normalise", self.normalised
-            elif about["input"] == "rgb8-nchw":
+            elif smaller:
+                yield "resize", self.reduced
+            if about["input"] == "rgb8-nchw":
                 yield "transpose", planes
         yield "copy in", self.session.feed
         yield "network", self.step_network
         yield "copy back", self.fetched
-        if about["output"] == "native" or (smaller and about["output"] == "logits"):
-            yield "enlarge", self.enlarged
         if about["output"] != "labels":
-            yield "argmax", labels
+            yield "labels", self.labelled
         elif smaller:
             yield "enlarge", self.repeated
 
@@ -76,27 +84,34 @@ class Frames:
 
     def facts(self):
         found = self.session.facts()
-        return dict(found, boundary="from %s in host memory to labels of its size there: %s" % (
+        computed = {"labels": kernels.facts(self.threads)} if "labels" in self.names else {}
+        return dict(found, **computed, boundary="from %s in host memory to labels of its size there: %s" % (
             {"pixels": "an RGB image", "file": "an encoded picture", "tensor": "the network's input"}[self.about["frame"]], ", ".join(self.names)),
             network=found["boundary"])
 
     def reduced(self, pixels):
-        return numpy.rint(scaled(pixels.transpose(2, 0, 1).astype(numpy.float32), self.about["size"])).astype(numpy.uint8).transpose(1, 2, 0)
+        return kernels.resized(pixels, self.about["size"])
 
     def normalised(self, pixels):
-        mean, std = (numpy.array(self.about[name], numpy.float64) for name in ("mean", "std"))
-        values = (pixels - (255 * mean).astype(numpy.float32)) * (1 / (255 * std)).astype(numpy.float32)
-        return numpy.ascontiguousarray(values.transpose(2, 0, 1)[None])
+        """Resized too, where it has to be, and where the session has an array for it, into that."""
+        about, kind = self.about, "float32" if self.values is None else self.values.dtype
+        self.values = kernels.network_input(pixels, about["size"], about["mean"], about["std"], kind, self.threads, self.values)
+        return self.values
 
     def step_network(self, _):
         self.session.step()
 
     def fetched(self, _):
-        self.given = self.session.output()      # for whoever checks it
-        return self.given
+        return self.session.output()
 
-    def enlarged(self, logits):
-        return scaled(logits[0], self.shape, self.about["enlarge"])[None]
+    def labelled(self, logits):
+        if logits is None:              # of a backend that computes nothing
+            return None
+        try:
+            self.found = kernels.labels(logits, self.shape, self.about["enlarge"], self.threads, self.found)
+        except FloatingPointError:
+            raise runner.JobError(*runner.NOT_FINITE) from None
+        return self.found
 
     def repeated(self, found):
         """Labels are never interpolated: each takes the nearest one."""
@@ -113,22 +128,7 @@ def planes(pixels):
     return numpy.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
 
 
-def labels(logits):
-    found = logits.argmax(1)
-    return found.astype(numpy.uint8 if logits.shape[1] < 256 else numpy.int32)
-
-
-def scaled(planes, size, mode="bilinear"):
-    """Channels x h x w to (height, width), as PyTorch's interpolate: nearest, bilinear between pixel centres, or corners (aligned)."""
-    for axis, goal in ((1, size[0]), (2, size[1])):
-        have = planes.shape[axis]
-        if mode == "nearest":
-            planes = planes.take(numpy.arange(goal) * have // goal, axis)
-            continue
-        at = numpy.arange(goal) * ((have - 1) / max(goal - 1, 1)) if mode == "corners" else (numpy.arange(goal) + 0.5) * have / goal - 0.5
-        at = numpy.clip(at, 0, have - 1).astype(numpy.float32)
-        low = numpy.minimum(at.astype(int), max(have - 2, 0))
-        part = (at - low).reshape((-1, 1) if axis == 1 else (-1,))
-        first, second = planes.take(low, axis), planes.take(numpy.minimum(low + 1, have - 1), axis)
-        planes = first + (second - first) * part
-    return planes
+def own_input(session):
+    """The array in host memory that a session reads its input from; None where it has none."""
+    found = getattr(session, "input", None)
+    return found if isinstance(found, numpy.ndarray) else None

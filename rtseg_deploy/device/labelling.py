@@ -1,5 +1,5 @@
-"""Labels picture after picture: beside runner.py and frames.py, for its sessions; Python 3.6 and numpy. On the machine of the package also OpenCV, for
-videos, and encoded pictures; a device gets them decoded.
+"""Labels picture after picture: beside runner.py, frames.py and kernels.py, for its sessions; Python 3.6 and numpy. On the machine of the package also
+OpenCV, for videos, and encoded pictures; a device gets them decoded.
 
 job["pictures"] has "files", .npy files in this folder or paths of encoded pictures, and "called", what the user calls each; or "video", a path; or
 "camera", its number; "limit": how many frames of it. Picture n leaves labels-NNNNNN.npy of its own size, a video or a camera frame-NNNNNN.npy too,
@@ -66,9 +66,6 @@ def seconds_of(whole, pixels):
     """Label a picture; returns stage -> seconds."""
     whole.take(pixels)
     whole.step()
-    if whole.given.ndim == 4:
-        runner.refuse(not numpy.isfinite([whole.given.min(), whole.given.max()]).all(), runner.NOT_FINITE,
-                      "check the precision: FP16 may overflow; try FP32")
     found = {name: seconds for name, (seconds,) in whole.taken(1).items()}
     whole.samples.clear()
     return found

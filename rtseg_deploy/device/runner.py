@@ -31,7 +31,8 @@ WARMUP_STEPS_LIMIT, STEADY = 100000, (0.05, 0.01, 0.05)     # reached only by wh
 HOST_OF_DEVICE = 0.95    # a host's clock that shows less than this share of the device's did not wait for it
 REPORT, CUDA = b"@rtseg ", "libcuda.so.1"     # begins a line that tells; the driver
 BROUGHT = {"build": "building", "profile": "layers", "label": "labelling", "turns": "turns"}      # action -> the module that comes with such a job
-NOT_FINITE, BOUNDARY = "the network's output is not finite", "network, its %s input and its output in %s memory"
+NOT_FINITE = "the network's output is not finite", "check the precision: FP16 may overflow; try FP32"
+BOUNDARY = "network, its %s input and its output in %s memory"
 INSTALL = {"tensorrt": "on a Jetson: sudo apt-get install python3-libnvinfer; elsewhere: pip install tensorrt", "tensorrt_rtx": "pip install tensorrt-rtx",
            "numpy": "pip install numpy; on a Jetson: sudo apt-get install python3-numpy", "onnxruntime": "pip install onnxruntime (CPU) or onnxruntime-gpu"}
 REMEDIES = {"out ?of ?memory|could not be allocated": "free memory on the GPU, or build with less of it: --workspace 256 (MiB)",
@@ -169,7 +170,7 @@ def save_labels(output, goal):
     if output is not None:
         numpy, data = need("numpy"), io.BytesIO()
         if output.ndim == 4:
-            refuse(not numpy.isfinite(output).all(), NOT_FINITE, "check the precision: FP16 may overflow; try FP32")
+            refuse(not numpy.isfinite([output.min(), output.max()]).all(), *NOT_FINITE)
             output = output.argmax(1)
         numpy.save(data, output[0].astype(numpy.uint8 if output.max() < 256 else numpy.int32))
         write(goal, data.getvalue())    # numpy, writing by itself, does not say that the disk is full
@@ -239,11 +240,13 @@ class TensorRT(Stream):
             self.launch = partial(context.execute_async_v3, self.stream.value)
         else:
             self.launch = partial(context.execute_async_v2, [tensor["place"].value for tensor in self.tensors], self.stream.value)
+        self.input = next(tensor["array"] for tensor in self.tensors if tensor["input"])
     def feed(self, array):
         tensor = next(tensor for tensor in self.tensors if tensor["input"])
         takes, given = ("%s %s" % (tensor["type"], tensor["shape"]), "%s %s" % (array.dtype, list(array.shape)))
         refuse(takes != given, "the engine takes %s, not %s" % (takes, given), "build it from the ONNX file of that input and size")
-        tensor["array"][:] = array                          # in one piece, as the copy needs it
+        if array is not self.input:
+            self.input[:] = array                           # in one piece, as the copy needs it
         cuda("cuMemcpyHtoD_v2", tensor["place"], c_void_p(tensor["array"].ctypes.data), c_size_t(array.nbytes))
     def enqueue(self):
         if not self.launch():
@@ -295,17 +298,21 @@ class OnnxRuntime:
         return options
     def feed(self, array):
         if self.fed is not None:
-            return self.fed.update_inplace(array)
+            return None if array is self.input else self.fed.update_inplace(array)
         self.fed = self.ort.OrtValue.ortvalue_from_numpy(array, self.place, 0)
+        self.input = array if self.place == "cpu" else None     # no copy of it
         self.binding.bind_ortvalue_input(self.names[0], self.fed)
         self.binding.bind_output(self.names[1], self.place, 0)
         self.step()
         self.given = self.binding.get_outputs()[0]          # kept, or each step would take memory anew
+        if self.place == "cpu":                             # where it is read without a copy
+            self.result = self.binding.copy_outputs_to_cpu()[0]
+            self.given = self.ort.OrtValue.ortvalue_from_numpy(self.result, self.place, 0)
         self.binding.bind_ortvalue_output(self.names[1], self.given)
     def step(self):
         self.session.run_with_iobinding(self.binding)
     def output(self):
-        return self.binding.copy_outputs_to_cpu()[0]
+        return self.result if self.place == "cpu" else self.binding.copy_outputs_to_cpu()[0]
     def facts(self):
         return {"backend": self.job["backend"], "onnxruntime": self.ort.__version__, "threads": self.threads, "note": self.note if self.half else "",
                 "settings": self.job.get("settings") or {},
