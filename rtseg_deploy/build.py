@@ -145,7 +145,7 @@ def planned(path, artifact, target, precision, runtime, goal, tell=launch.quiet,
                          "give it the INT8 ONNX file of rtseg-deploy calibrate, without --int8")
     channels = None if keep_depthwise or runtime != "tensorrt_rtx" else facts.group_channels().get((target.parser, target.compute_capability, precision))
     graph, proven = prepared(Path(path), artifact, precision if typed else artifact.precision, channels, goal, tell, kept if typed else ())
-    brought = {"quantised.py": Path(runner.__file__).with_name("quantised.py")} if precision == "int8" else {}
+    brought = {name: Path(runner.__file__).with_name(name) for name in ("building.py", *("quantised.py",) * (precision == "int8"))}
     if scales:
         kept = {name: {"why": "costs too much accuracy in INT8"} for name in scales[1]}
     if kept:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from conftest import downloaded
-from test_runner import RUNNER, api
+from test_runner import api
 
-from rtseg_deploy.device import layers, quantised, runner
+from rtseg_deploy.device import building, layers, quantised, runner
 
 WHEELS = [  # what the table says of a version, and the wheels that it is held against
     ("8.6", "tensorrt-bindings==8.6.1", "3.8"), ("10.13", "tensorrt-cu12-bindings==10.13.3.9", "3.11"), ("10.13", "tensorrt-cu12-bindings==10.*", "3.11"),
@@ -61,11 +61,12 @@ def texts_of(name, tree):
     return {item.value for each in tuples if isinstance(each, ast.Tuple) for item in each.elts}
 
 
+TEXT = "".join(Path(module.__file__).read_text() for module in (runner, building, layers, quantised))   # what runs on a device
 KNOWN = set(api.API) | {name.partition(".")[0] for name in api.API}
 
 
 def test_every_name_that_the_runner_uses_is_in_the_table():
-    names = used(RUNNER.read_text()) | used(Path(layers.__file__).read_text()) | used(Path(quantised.__file__).read_text())
+    names = used(TEXT)
     assert names - KNOWN == set()
     assert {"Builder.build_serialized_network", "TacticSource.CUDNN", "BuilderFlag.OBEY_PRECISION_CONSTRAINTS", "ILayer.set_output_type", "LayerType.CAST",
             "IExecutionContext.profiler", "IProfiler",
@@ -81,7 +82,7 @@ def test_every_name_that_the_runner_uses_is_in_the_table():
     ("self.context.execute_v9()", "IExecutionContext.execute_v9"),
 ])
 def test_a_name_that_is_not_in_the_table_is_found(line, name):
-    assert used(RUNNER.read_text() + line + "\n") - used(RUNNER.read_text()) == {name} and name not in KNOWN
+    assert used(TEXT + line + "\n") - used(TEXT) == {name} and name not in KNOWN
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from rtseg_deploy.models import networks
 PACKAGE = ROOT / "rtseg_deploy"
 # a module imports only from layers above its own
 LAYERS = [
-    {"errors", "device.runner", "device.steps", "device.parser", "device.sampler", "device.look", "device.frames", "device.layers",
+    {"errors", "device.runner", "device.building", "device.steps", "device.parser", "device.sampler", "device.look", "device.frames", "device.layers",
      "device.labelling", "device.quantised"},
     {"files", "telemetry", "svg", "statistics"},
     {"records", "facts"},

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from conftest import downloaded
 
-from rtseg_deploy.device import runner
+from rtseg_deploy.device import building, runner
 
 RUNNER = Path(runner.__file__).resolve()
 FAKES = Path(__file__).resolve().parent / "fakes"
@@ -53,6 +53,7 @@ def run(tmp_path):
     def run(python, job, version=None, fakes=True, numpys=None, **environment):
         job = dict({"onnx": "graph.onnx", "engine": "net.engine", "precision": "fp32", "runtime": runtime(version)}, **job)
         (tmp_path / "job.json").write_text(json.dumps(job))
+        shutil.copy(building.__file__, tmp_path)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "FAKE_"))}
         if fakes:
             kept["PYTHONPATH"] = os.pathsep.join([str(FAKES), *filter(None, [numpys])])
@@ -99,7 +100,7 @@ def test_a_machine_without_tensorrt_is_told_how_to_get_it(python, run, tmp_path,
     result = run(python, {"action": action, "runtime": module}, fakes=False)
     assert_told(result, module)
     assert "install" in result["fix"]
-    assert {path.name for path in tmp_path.iterdir()} == {"job.json", "graph.onnx", "result.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"job.json", "graph.onnx", "result.json", "building.py"}
 
 
 # ---- probe
@@ -581,6 +582,7 @@ def test_a_full_disk_is_told(run, build, tmp_path):
 def started(python, tmp_path, **job):
     """A worker that reads its input from a pipe, which is never written to."""
     os.mkfifo(tmp_path / "graph.onnx")
+    shutil.copy(building.__file__, tmp_path)
     (tmp_path / "job.json").write_text(json.dumps({"action": "build", "runtime": "tensorrt", "onnx": "graph.onnx", "engine": "e", "precision": "fp32", **job}))
     return subprocess.Popen([python, "-S", str(FAKES / "drive.py"), str(RUNNER), "job.json", "result.json"], cwd=tmp_path, stdin=subprocess.PIPE,
                             stdout=subprocess.PIPE, env={**os.environ, "FAKE_TENSORRT": "8.2", "PYTHONPATH": str(FAKES)})
@@ -747,25 +749,30 @@ def test_a_window_that_differs_in_its_quartiles_alone_is_not_steady():
 # ---- the floor: Python 3.6 and nothing to install
 
 
-def imports():
-    """(module, line, at top level) of every import of the runner."""
-    tree = ast.parse(RUNNER.read_text())
+TRAVELS = [RUNNER, Path(building.__file__)]
+
+
+def imports(path):
+    """(module, line, at top level) of every import of a file."""
+    tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             for name in [alias.name for alias in node.names] if isinstance(node, ast.Import) else ["." * node.level + (node.module or "")]:
                 yield name.partition(".")[0], node.lineno, node in tree.body
 
 
-def test_the_runner_is_written_in_python_36():
-    ast.parse(RUNNER.read_text(), feature_version=(3, 6))
+@pytest.mark.parametrize("path", TRAVELS, ids=lambda path: path.stem)
+def test_the_runner_is_written_in_python_36(path):
+    ast.parse(path.read_text(), feature_version=(3, 6))
     vermin = shutil.which("vermin", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if vermin is None:
         pytest.skip("vermin is not installed: pip install 'rtseg-deploy[dev]'")
-    done = subprocess.run([vermin, "-t=3.6-", "--violations", str(RUNNER)], capture_output=True, text=True)
+    done = subprocess.run([vermin, "-t=3.6-", "--violations", str(path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
-def test_the_runner_needs_nothing_installed():
+@pytest.mark.parametrize("path", TRAVELS, ids=lambda path: path.stem)
+def test_the_runner_needs_nothing_installed(path):
     newer = {"contextvars", "dataclasses", "graphlib", "tomllib", "zoneinfo"}
-    for name, line, top in imports():
+    for name, line, top in imports(path):
         assert name in sys.stdlib_module_names - newer and top, f"line {line} imports {name}"
