@@ -113,7 +113,7 @@ def fold_row(network, tell):
         reason = f"{row['back']}; {row['forward']}"
         reasons[reason] = reasons.get(reason, 0) + 1
     return {"network": network.name, "BatchNorm": fold["before"], "back": fold["back"], "forward": fold["forward"], "kept": len(fold["kept"]),
-            "constant scales": fold["scales"]["before"], "folded": fold["scales"]["back"] + fold["scales"]["forward"] + fold["scales"]["merged"],
+            "constant scales": fold["scales"]["before"], "folded": sum(fold["scales"][way] for way in ("back", "forward", "merged", "shared")),
             "kept because": "; ".join(f"{count} x {reason}" for reason, count in reasons.items())}
 
 

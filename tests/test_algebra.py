@@ -92,6 +92,11 @@ def test_convolutions_that_stay_apart(body, why):
     assert not counts and why in reasons(merge_convolutions, made)
 
 
+def test_weights_in_half_precision_are_left_alone():
+    half = gs.Node("Conv", "half", {}, [gs.Variable("x"), gs.Constant("w", np.ones((1, 1, 1, 1), np.float16))], [gs.Variable("y")])
+    assert "half precision" in merge_convolutions.not_exact(half) and "half precision" in merge_convolutions.why_not(half, None)
+
+
 READERS = st.lists(st.tuples(st.sampled_from([1, 2, 3, 6]), st.sampled_from([1, 2, 3]), st.sampled_from([1, 3]), st.sampled_from([0, 1, 2]),
                              st.sampled_from([1, 2]), st.booleans()), min_size=1, max_size=3)
 

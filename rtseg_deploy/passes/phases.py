@@ -12,7 +12,9 @@ import itertools
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from .cost import known
 from .fold_back import parameters
+from .merge_convolutions import not_exact
 from .scale_back import keeps
 
 OPS = ("Conv",)
@@ -23,9 +25,7 @@ def why_not(conv, graph):
     resize = next(iter(conv.inputs[0].inputs), None)
     if resize is None or resize.op != "Resize":
         return "its input does not come from a Resize"
-    if not all(isinstance(tensor, gs.Constant) for tensor in conv.inputs[1:]):
-        return "its weights are not constants"
-    return not_repeating(resize) or not_same(conv) or ("" if shrinks(conv, factors(resize)) else "its kernel would not shrink")
+    return not_exact(conv) or not_repeating(resize) or not_same(conv) or ("" if shrinks(conv, factors(resize)) else "its kernel would not shrink")
 
 
 def not_repeating(resize):
@@ -42,15 +42,17 @@ def not_repeating(resize):
 def factors(resize):
     """By what a Resize enlarges height and width, as its scales say it, or its sizes."""
     scales = next((tensor.values for tensor in resize.inputs[2:3] if isinstance(tensor, gs.Constant) and tensor.values.size), None)
-    small, large = resize.inputs[0].shape, resize.outputs[0].shape
     if scales is None:
-        return [large[axis] / small[axis] for axis in (2, 3)]
+        small, large = known(resize.inputs[0]), known(resize.outputs[0])
+        return [large[axis] / small[axis] for axis in (2, 3)] if len(small) == len(large) == 4 and all(small) else [0, 0]
     axes = list(resize.attrs.get("axes", range(4)))
     return [float(scales[axes.index(axis)]) for axis in (2, 3)]
 
 
 def not_same(conv):
     """Why a convolution gives no map of its input's size from every pixel's surroundings alone; empty where it does."""
+    if len(conv.inputs[1].shape) != 4:
+        return "it is not one of maps"
     if conv.attrs.get("group", 1) != 1 or {*conv.attrs.get("strides", [1]), *conv.attrs.get("dilations", [1])} != {1}:
         return "it has groups, a stride or a dilation"
     same = conv.outputs[0].shape is not None and list(conv.outputs[0].shape[2:]) == list(conv.inputs[0].shape[2:])
