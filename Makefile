@@ -14,7 +14,7 @@ test: $(VENV)/ready
 	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 docs: $(VENV)/ready
-	$(BIN)/python docs/tables.py docs/networks.md docs/matrix.md docs/estimate.md docs/check.md
+	$(BIN)/python docs/tables.py docs/networks.md docs/algebra.md docs/matrix.md docs/estimate.md docs/check.md
 
 bench-peers: $(VENV)/ready
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[plot]'

@@ -32,7 +32,9 @@ def artifact_table(path, artifact):
     scales = fold["scales"]
     if scales["before"]:
         table.add_row("constant scales", f"{scales['before']} before, {scales['back']} folded back, {scales['forward']} folded forward, "
-                                         f"{scales['merged']} merged, {len(scales['kept'])} kept")
+                                         f"{scales['merged']} merged, {scales.get('shared', 0)} shared, {len(scales['kept'])} kept")
+    if "macs" in fold:  # not in sidecars from before there was a count
+        table.add_row("MACs", macs_text(fold))
     parity = artifact.checks["parity"]
     bar, inputs = parity["bar"], parity["inputs"]
     if len(inputs) > MOST_PICTURES:
@@ -42,6 +44,13 @@ def artifact_table(path, artifact):
         table.add_row(f"parity, {name}", f"{logits}labels equal {row['labels_equal']:.4%}" + (f", ties {row['ties']:.4%}" if row.get("ties") else ""))
     table.add_row("sha256", artifact.sha256)
     return Group(Text(str(path), no_wrap=True, overflow="ignore"), table)
+
+
+def macs_text(fold):
+    """What rewriting left of a graph's multiply-accumulates, and what it did."""
+    before, after = fold["macs"]["before"], fold["macs"]["after"]
+    rules = [f"{name.replace('_', ' ')} {count}" for name, count in fold["algebra"].items() if count]
+    return f"{before / 1e9:.4g} G before, {after / 1e9:.4g} G after ({100 * after / max(before, 1) - 100:+.1f} %)" + "".join(f", {rule}" for rule in rules)
 
 
 def side_by_side(title, headings, rows):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_passes import folded, normal
 from test_scales import operators, scaled, small
 
-from rtseg_deploy import check, checkpoints, dataflow, passes, proof
+from rtseg_deploy import check, checkpoints, dataflow, matrix, models, passes, proof, report
 from rtseg_deploy.deployed import deployed
 from rtseg_deploy.errors import RtsegError
 from rtseg_deploy.export import reference, trace
@@ -90,6 +90,11 @@ def test_convolutions_that_stay_apart(body, why):
     made = small(body, outputs(body, 12), **WIDE, big=normal(20, 2, 1, 1), h=normal(2, 3, 1, 1))
     _, counts, _ = rewritten(made)
     assert not counts and why in reasons(merge_convolutions, made)
+
+
+def test_weights_in_half_precision_are_left_alone():
+    half = gs.Node("Conv", "half", {}, [gs.Variable("x"), gs.Constant("w", np.ones((1, 1, 1, 1), np.float16))], [gs.Variable("y")])
+    assert "half precision" in merge_convolutions.not_exact(half) and "half precision" in merge_convolutions.why_not(half, None)
 
 
 READERS = st.lists(st.tuples(st.sampled_from([1, 2, 3, 6]), st.sampled_from([1, 2, 3]), st.sampled_from([1, 3]), st.sampled_from([0, 1, 2]),
@@ -233,17 +238,18 @@ def test_sums_that_stay(body, why):
 
 @pytest.mark.parametrize("body, left", [
     ("a = ReduceMean<axes=[2,3]>(x) d = ReduceMean<axes=[2,3]>(x) e1 = Tanh(a) h = Sigmoid(d) y = Add(e1, h)", ["ReduceMean", "Tanh", "Sigmoid", "Add"]),
-    ("a = Conv(x, w1, b) d = Conv(x, w1, b) e1 = Tanh(a) h = Tanh(d) y = Add(e1, h)", ["Conv", "Tanh", "Add"]),
+    (f"a = {NEAREST}(x, , , sizes) d = {NEAREST}(x, , , sizes) e1 = Sin(a) h = Cos(d) y = Add(e1, h)", ["Resize", "Sin", "Cos", "Add"]),
     ("a = Tanh(x) d = Relu(a) e1 = Relu(d) y = Neg(e1)", ["Tanh", "Relu", "Neg"]),
     ("a = Sigmoid(x) d = Relu(a) y = Neg(d)", ["Sigmoid", "Neg"]),
 ])
 def test_what_is_there_already(body, left):
-    result, counts, _ = rewritten(small(body))
+    result, counts, _ = rewritten(small(body, sizes=np.array([1, 4, 18, 22])))
     assert counts.keys() == {"twins"} and operators(result) == left
 
 
 @pytest.mark.parametrize("body, why", [
     ("a = ReduceMean<axes=[2]>(x) d = ReduceMean<axes=[3]>(x) y = Add(a, d)", "nothing before it gives the same"),
+    ("a = Conv(x, w1, b) d = Conv(x, w1, b) y = Add(a, d)", "nothing before it gives the same"),
     ("a = Conv(x, w1, b) d = Conv(x, w1) y = Add(a, d)", "nothing before it gives the same"),
     ("a = Conv(x, w1) d = Conv(x, v1) y = Add(a, d)", "nothing before it gives the same"),
     ("a = Sub(x, x2) d = Sub(x2, x) y = Mul(a, d)", "nothing before it gives the same"),
@@ -274,8 +280,8 @@ def test_phases(enlarged, kernel, biased, by_size, data):
     made = small(f"r = {NEAREST}(x, {size}) d = Conv<pads={str(pads).replace(' ', '')}>(r, v{', a' if biased else ''}) y = Abs(d)".replace("(x, ,", "(x, ,"),
                  v=normal(5, 4, *kernel), a=normal(5), factors=np.array([1, 1, enlarged, enlarged * 1.0]), sizes=np.array([1, 4, 9 * enlarged, 11 * enlarged]))
     result, counts, report = rewritten(made)
-    assert counts["phases"] == 1 and counts.keys() <= {"phases", "twins"}  # places that meet the same pixels are one
-    assert operators(result).count("Conv") == enlarged**2 - counts.get("twins", 0)
+    met = [len({tuple((place + tap - begin) // enlarged for tap in range(side)) for place in range(enlarged)}) for side, begin in zip(kernel, begins)]
+    assert counts == {"phases": 1} and operators(result).count("Conv") == met[0] * met[1]
     if (enlarged, kernel) == (2, (3, 3)):
         assert report["macs"]["after"] * 9 == report["macs"]["before"] * 4
 
@@ -408,3 +414,11 @@ def test_what_networks_lose(name, dialect, counts, share):
     x = np.random.default_rng(1).standard_normal((1, 3, 64, 128), np.float32)
     wanted = net.logits(torch.from_numpy(x)).detach().numpy()
     assert np.abs(proof.logits(result)(x) - wanted).max() <= 1e-5 * wanted.std()
+
+
+def test_lists_and_summaries_say_what_was_removed():
+    network = models.find("sgcpnet-td1")
+    row = matrix.algebra_row(network, network.reading, lambda step, done: None)
+    assert row["after"] < row["MMACs at 128x256"] and "merge_convolutions 1" in row["by"] and float(row["less %"]) > 5
+    fold = {"macs": {"before": 3_275_000_000, "after": 2_813_000_000}, "algebra": {"merge_convolutions": 4, "phases": 0}}
+    assert report.macs_text(fold) == "3.275 G before, 2.813 G after (-14.1 %), merge convolutions 4"

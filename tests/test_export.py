@@ -69,7 +69,8 @@ def test_the_sidecar_says_what_it_is(trained, artifact):
     assert (described.model, described.dialect, described.classes, described.class_set) == ("sgcpnet", "official", 11, "camvid")
     fold = described.checks["fold"]
     assert (fold["before"], fold["back"], fold["forward"], fold["kept"]) == (71, 71, 0, [])
-    assert {**fold["scales"], "kept": len(fold["scales"]["kept"])} == {"before": 27, "back": 9, "forward": 0, "merged": 0, "kept": 18}
+    assert {**fold["scales"], "kept": len(fold["scales"]["kept"])} == {"before": 27, "back": 9, "forward": 0, "merged": 0, "shared": 8, "kept": 10}
+    assert fold["macs"]["after"] < 0.87 * fold["macs"]["before"]
     assert described.checks["parity"]["ok"] and described.resolution == RESOLUTION
     assert {"torch", "onnx", "onnxruntime", "polygraphy"} <= described.versions.keys()
     assert described.weights_bytes == sum(np.prod(t.dims) * 4 for t in onnx.load(artifact).graph.initializer if t.data_type == 1) + sum(

@@ -16,9 +16,10 @@ from .group import SOME_IMAGES, as_json, as_markdown, cli, need_export, on, real
 @click.option("--dialects", is_flag=True, help="List the public implementations whose checkpoints load, and what each means by them.")
 @click.option("--papers", is_flag=True, help="Compare with the papers' figures, each counted its paper's way.")
 @click.option("--folding", is_flag=True, help="Export each and show what becomes of its BatchNorm, and why what stays stays.")
+@click.option("--algebra", is_flag=True, help="Export each implementation and show what rewriting takes off its multiply-accumulates.")
 @as_markdown
 @as_json
-def models(resolution, dialects, papers, folding, markdown, as_json):
+def models(resolution, dialects, papers, folding, algebra, markdown, as_json):
     """List the networks: parameters, multiply-accumulates, memory, and whose checkpoints are known.
 
     \b
@@ -30,10 +31,10 @@ def models(resolution, dialects, papers, folding, markdown, as_json):
     from .. import listing
 
     with progress() as tell:
-        if folding:
+        if folding or algebra:
             need(*need_export)
-            from ..matrix import folding as fold_all
-            rows = fold_all(tell)
+            from .. import matrix
+            rows = matrix.folding(tell) if folding else matrix.algebra(tell)
         else:
             rows = listing.dialects() if dialects else listing.papers(tell) if papers else listing.networks(resolution, tell)
     print_rows(rows, markdown, as_json)

@@ -61,7 +61,7 @@ def cheaper(node, resize, graph):
     work = cost.macs(node) or high
     taps = TAPS[resize.attrs.get("mode", "nearest")]
     stays = len(data.outputs) > 1 or data in graph.outputs
-    return work * low / high + taps * (cost.elements(made) + stays * high) < work + taps * high if high else False
+    return bool(cost.elements(made) and high) and work * low / high + taps * (cost.elements(made) + stays * high) < work + taps * high
 
 
 def fold(node):

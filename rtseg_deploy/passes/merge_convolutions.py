@@ -33,8 +33,8 @@ def why_not(conv, graph):
 
 def not_pointwise(conv):
     """Why a convolution is none with constant weights that computes each pixel from the same pixel alone; empty where it is."""
-    if not all(isinstance(tensor, gs.Constant) for tensor in conv.inputs[1:]):
-        return "its weights are not constants"
+    if not_exact(conv):
+        return not_exact(conv)
     if any(side != 1 for side in conv.inputs[1].shape[2:]):
         return "its kernel is larger than 1"
     if any(step != 1 for step in conv.attrs.get("strides", [])):
@@ -42,7 +42,16 @@ def not_pointwise(conv):
     return "it pads its input" if any(conv.attrs.get("pads", [])) else ""
 
 
+def not_exact(conv):
+    """Why a convolution's weights cannot be computed with; empty where they can."""
+    if not all(isinstance(tensor, gs.Constant) for tensor in conv.inputs[1:]):
+        return "its weights are not constants"
+    return "" if conv.inputs[1].values.dtype in (np.float32, np.float64) else "its weights are in half precision: sums of them may not be"
+
+
 def cheaper(conv, readers):
+    if not all(cost.elements(reader.outputs[0]) for reader in readers):  # of a size that is not known
+        return False
     inputs = conv.inputs[1].shape[1]
     merged = sum(cost.elements(reader.outputs[0]) * inputs * math.prod(reader.inputs[1].shape[2:]) for reader in readers)
     return merged < sum(map(cost.macs, (conv, *readers)))

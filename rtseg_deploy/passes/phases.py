@@ -12,7 +12,9 @@ import itertools
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from .cost import known
 from .fold_back import parameters
+from .merge_convolutions import not_exact
 from .scale_back import keeps
 
 OPS = ("Conv",)
@@ -23,9 +25,7 @@ def why_not(conv, graph):
     resize = next(iter(conv.inputs[0].inputs), None)
     if resize is None or resize.op != "Resize":
         return "its input does not come from a Resize"
-    if not all(isinstance(tensor, gs.Constant) for tensor in conv.inputs[1:]):
-        return "its weights are not constants"
-    return not_repeating(resize) or not_same(conv) or ("" if shrinks(conv, factors(resize)) else "its kernel would not shrink")
+    return not_exact(conv) or not_repeating(resize) or not_same(conv) or ("" if shrinks(conv, factors(resize)) else "its kernel would not shrink")
 
 
 def not_repeating(resize):
@@ -42,15 +42,17 @@ def not_repeating(resize):
 def factors(resize):
     """By what a Resize enlarges height and width, as its scales say it, or its sizes."""
     scales = next((tensor.values for tensor in resize.inputs[2:3] if isinstance(tensor, gs.Constant) and tensor.values.size), None)
-    small, large = resize.inputs[0].shape, resize.outputs[0].shape
     if scales is None:
-        return [large[axis] / small[axis] for axis in (2, 3)]
+        small, large = known(resize.inputs[0]), known(resize.outputs[0])
+        return [large[axis] / small[axis] for axis in (2, 3)] if len(small) == len(large) == 4 and all(small) else [0, 0]
     axes = list(resize.attrs.get("axes", range(4)))
     return [float(scales[axes.index(axis)]) for axis in (2, 3)]
 
 
 def not_same(conv):
     """Why a convolution gives no map of its input's size from every pixel's surroundings alone; empty where it does."""
+    if len(conv.inputs[1].shape) != 4:
+        return "it is not one of maps"
     if conv.attrs.get("group", 1) != 1 or {*conv.attrs.get("strides", [1]), *conv.attrs.get("dilations", [1])} != {1}:
         return "it has groups, a stride or a dilation"
     same = conv.outputs[0].shape is not None and list(conv.outputs[0].shape[2:]) == list(conv.inputs[0].shape[2:])
@@ -68,23 +70,29 @@ def shrinks(conv, enlarged):
 
 
 def fold(conv):
-    weight, bias = parameters(conv)
-    resize, result = conv.inputs[0].inputs[0], conv.outputs[0]
-    source, factor, nodes, parts = resize.inputs[0], int(factors(resize)[0]), [], []
-    shape = [*result.shape[:2], *source.shape[2:]]
+    resize, result, weight = conv.inputs[0].inputs[0], conv.outputs[0], parameters(conv)[0]
+    factor, made, parts = int(factors(resize)[0]), {}, []
     for places in itertools.product(range(factor), repeat=2):
-        name = f"{result.name}/phase_{places[0]}_{places[1]}"
         kernel, pads = weight, []
         for axis, place in enumerate(places):
             kernel, ends = gathered(kernel, axis + 2, reach(weight.shape[axis + 2], conv.attrs["pads"][axis], factor, place))
             pads.append(ends)
-        constants = [gs.Constant(f"{name}.{part}", value.astype(conv.inputs[1].values.dtype)) for part, value in (("weight", kernel), ("bias", bias))]
-        parts.append(gs.Variable(name, result.dtype, shape))
-        nodes.append(gs.Node("Conv", name, {"kernel_shape": list(kernel.shape[2:]), "pads": [*(ends[0] for ends in pads), *(ends[1] for ends in pads)]},
-                             [source, *constants], [parts[-1]]))
-    together = gs.Variable(f"{result.name}/phases", result.dtype, [shape[0], shape[1] * factor**2, *shape[2:]])
+        key = kernel.tobytes(), *pads  # places that meet the same pixels have one convolution
+        made[key] = made.get(key) or phase(conv, resize.inputs[0], places, kernel, pads)
+        parts.append(made[key].outputs[0])
+    batch, channels, *sides = parts[0].shape
+    together = gs.Variable(f"{result.name}/phases", result.dtype, [batch, channels * factor**2, *sides])
     conv.op, conv.attrs, conv.inputs = "DepthToSpace", {"blocksize": factor, "mode": "DCR"}, [together]
-    return [*nodes, gs.Node("Concat", f"{result.name}/phases", {"axis": 1}, parts, [together])]
+    return [*made.values(), gs.Node("Concat", together.name, {"axis": 1}, parts, [together])]
+
+
+def phase(conv, source, places, kernel, pads):
+    """The convolution of the small map that gives one place of every repeated pixel."""
+    result, kind = conv.outputs[0], conv.inputs[1].values.dtype
+    name = f"{result.name}/phase_{places[0]}_{places[1]}"
+    attributes = {"kernel_shape": list(kernel.shape[2:]), "pads": [*(ends[0] for ends in pads), *(ends[1] for ends in pads)]}
+    made = gs.Variable(name, result.dtype, [*result.shape[:2], *source.shape[2:]])
+    return gs.Node("Conv", name, attributes, [source, gs.Constant(f"{name}.weight", kernel.astype(kind)), *conv.inputs[2:]], [made])
 
 
 def gathered(weight, axis, met):

@@ -3,7 +3,8 @@
     f(x) and f(x)           two nodes of equal operator, attributes and inputs: both results are the first one's
     max(max(x, 0), 0)       a Relu of what is not negative is the thing itself
 
-Refused for results that are outputs of the graph, whose names have to stay, for nodes with a graph of their own and for random numbers.
+Refused for results that are outputs of the graph, whose names have to stay, for nodes with a graph or a tensor of their own and for random
+numbers; and for nodes with weights: equal ones are those of a network that nobody has trained, which is timed for one that somebody has.
 """
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -23,7 +24,7 @@ OPS = Any()
 
 def why_not(node, graph):
     """Why this node is computed; empty where its result is there already."""
-    if node.op in RANDOM or any(isinstance(value, gs.Graph) for value in node.attrs.values()):
+    if node.op in RANDOM or not all(isinstance(value, (int, float, str, list)) for value in node.attrs.values()):
         return "it may not give the same twice"
     if any(tensor in graph.outputs for tensor in node.outputs):
         return "its result is an output of the graph"
@@ -48,8 +49,9 @@ def same(one, other):
 
 
 def alike(one, other):
+    """Whether two inputs are one: a tensor that is computed, the same numbers of a size or an axis, or nothing."""
     if isinstance(one, gs.Constant) and isinstance(other, gs.Constant):
-        return one.values.dtype == other.values.dtype and np.array_equal(one.values, other.values)
+        return one.values.dtype.kind == "i" and np.array_equal(one.values, other.values)
     return one is other or one.is_empty() and other.is_empty()
 
 
