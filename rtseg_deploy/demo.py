@@ -31,7 +31,7 @@ class Demo:
 def demo(folder, iterations, tell):
     """Run it all into `folder`."""
     path = Path(folder, "sgcpnet-360x480.onnx")
-    artifact = export(checkpoints.load(CHECKPOINT), path, RESOLUTION, tell=titled(tell, "1/4 export"))
+    artifact = export(checkpoints.load(CHECKPOINT), path, RESOLUTION, output="native", tell=titled(tell, "1/4 export"))
     engines, warnings = build_both(path, Path(folder, "engines"), titled(tell, "2/4 engine"))
     ask = Ask(("onnxruntime-cpu", "torch-eager"), iterations=iterations, image=str(images.STREET), results=str(Path(folder, "results")))
     figures = bench(path, ask, titled(tell, "3/4 bench"))

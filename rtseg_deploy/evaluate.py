@@ -58,7 +58,7 @@ def of_checkpoint(subject, ask, resolution, dialect, tell, work):
 
     network = named(subject, dialect, None, checkpoints)
     reduced = papers_input(network.network.name, ask.data, resolution)
-    return exported(lambda _: network, [resolution], {"network_input": reduced}, ask, tell, work)
+    return exported(lambda _: network, [resolution], {"network_input": reduced, "output": "native"}, ask, tell, work)
 
 
 def size_of(path):

@@ -142,7 +142,7 @@ def built(folder, sources):
 
 
 SOURCES = {path.name: path.read_text() for path in kernels.SOURCES}
-FAULTS = {"settled without the margin for rounding": ("float slack = slack_of(magnitude.value);", "float slack = 0;", "near", "bilinear"),
+FAULTS = {"settled without the margin for rounding": ("  float slack = slack_of(magnitude.value);", "float slack = 0;", "near", "bilinear"),
           "pruned without it": ("class < leaders[leader] ? slack : 0", "0", "near", "bilinear"),
           "the highest of equals": ("int more = value > best[i]", "int more = value >= best[i]", "steps", "bilinear"),
           "the highest of equals at a corner": ("int more = logit.value > best[i]", "int more = logit.value >= best[i]", "steps", "nearest"),

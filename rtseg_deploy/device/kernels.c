@@ -12,6 +12,13 @@ it is done with its last, so that it does not matter how the work is spread, or 
 enum { DONE, NOT_FINITE, NO_MEMORY };
 enum { LANES = 8, SHARES = 8, THREADS = 64 };   /* pixels computed together; how often each thread comes for more; threads at most */
 
+/* Before a loop over LANES: gcc makes vectors of loops alone, and would unroll it first. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define ROLLED _Pragma("GCC unroll 1")
+#else
+#define ROLLED
+#endif
+
 typedef struct {
     const float *logits;                /* classes x height x width */
     int classes, height, width, goal_height, goal_width, mode;
@@ -28,6 +35,7 @@ typedef struct {
     int row;
     int32_t *top, *magnitude;           /* the greatest class, the lowest of equals; the greatest magnitude, as a float's bits */
     float *best, *lower;                /* its logit, and the greatest of the classes below it */
+    float *lines;                       /* the logits, class by class: in the planes they lie so far apart that few fit into a cache at once */
 } Survey;
 
 /* What a thread needs for itself. */
@@ -62,6 +70,11 @@ static void in_threads(void *(*work)(void *), void *job, int threads)
         pthread_join(helpers[--started], NULL);
 }
 
+static inline float max(float one, float other)
+{
+    return one > other ? one : other;
+}
+
 static void survey(const Labels *job, int row, Survey *found)
 {
     const int width = job->width;
@@ -69,6 +82,9 @@ static void survey(const Labels *job, int row, Survey *found)
     float *restrict best = found->best, *restrict lower = found->lower;
     for (int class = 0; class < job->classes; class++) {
         const float *restrict line = job->logits + ((size_t)class * job->height + row) * width;
+        float *restrict copy = found->lines + (size_t)class * (width + 1);
+        memcpy(copy, line, sizeof(float) * width);
+        copy[width] = line[width - 1];
         if (!class) {
             for (int i = 0; i < width; i++) {
                 best[i] = line[i];
@@ -111,31 +127,36 @@ static void settle(const Survey *above, const Survey *below, int width, int32_t 
 /* The classes that may win in a cell, in order: those that no class that is greatest at a corner exceeds at every corner (see slack_of). */
 static int candidates(const Labels *job, const Scratch *own, int cell)
 {
-    const size_t plane = (size_t)job->height * job->width;
-    const int right = cell + 1 < job->width ? cell + 1 : cell, columns[4] = {cell, right, cell, right};
-    const float *corners[4];
-    float limits[4][4], slack = 0;
+    const size_t line = job->width + 1;
+    const float *above = own->above->lines + cell, *below = own->below->lines + cell;
+    const int tops[4] = {own->above->top[cell], own->above->top[cell + 1], own->below->top[cell], own->below->top[cell + 1]};
+    const int32_t *up = own->above->magnitude + cell, *down = own->below->magnitude + cell;
+    const int32_t left = up[0] > down[0] ? up[0] : down[0], right = up[1] > down[1] ? up[1] : down[1];
+    const union { int32_t bits; float value; } magnitude = {left > right ? left : right};
+    const float slack = slack_of(magnitude.value);
     int leaders[4], count = 0, winners = 0;
+    float limits[4][4], least = -INFINITY;
     for (int corner = 0; corner < 4; corner++) {
-        const Survey *row = corner < 2 ? own->above : own->below;
-        union { int32_t bits; float value; } magnitude = {row->magnitude[columns[corner]]};
-        int leader = row->top[columns[corner]], known = 0;
-        corners[corner] = job->logits + (size_t)row->row * job->width + columns[corner];
-        slack = slack_of(magnitude.value) > slack ? slack_of(magnitude.value) : slack;
+        int known = 0;
         for (int other = 0; other < count; other++)
-            known |= leaders[other] == leader;
-        leaders[count] = leader;
+            known |= leaders[other] == tops[corner];
+        leaders[count] = tops[corner];
         count += !known;
     }
-    for (int leader = 0; leader < count; leader++)
-        for (int corner = 0; corner < 4; corner++)
-            limits[leader][corner] = corners[corner][plane * leaders[leader]];
-    for (int class = 0; class < job->classes; class++) {
-        float a = corners[0][plane * class], b = corners[1][plane * class], c = corners[2][plane * class], d = corners[3][plane * class];
-        int beaten = 0;
-        for (int leader = 0; leader < count; leader++) {
+    for (int leader = 0; leader < count; leader++) {
+        const size_t at = line * leaders[leader];
+        limits[leader][0] = above[at];
+        limits[leader][1] = above[at + 1];
+        limits[leader][2] = below[at];
+        limits[leader][3] = below[at + 1];
+        least = max(least, -max(max(-above[at], -above[at + 1]), max(-below[at], -below[at + 1])));
+    }
+    least -= slack;
+    for (int class = 0; class < job->classes; class++, above += line, below += line) {
+        int beaten = max(max(above[0], above[1]), max(below[0], below[1])) < least;     /* most are, by all that a leader has */
+        for (int leader = 0; leader < count && !beaten; leader++) {
             const float *limit = limits[leader], less = class < leaders[leader] ? slack : 0;
-            int exceeded = (limit[0] >= a + less) & (limit[1] >= b + less) & (limit[2] >= c + less) & (limit[3] >= d + less);
+            int exceeded = (limit[0] >= above[0] + less) & (limit[1] >= above[1] + less) & (limit[2] >= below[0] + less) & (limit[3] >= below[1] + less);
             beaten |= exceeded & (class != leaders[leader]);
         }
         own->classes[winners] = class;
@@ -171,19 +192,22 @@ static void fill(const Labels *job, size_t at, int32_t label, int count)
 }
 
 /* The pixels of a row of the image in a cell, LANES at most: of each class both rows' blends, which are blended. */
-static void compare(const float *blends, const int *classes, int count, Source row, int32_t *labels)
+static void compare(const float *restrict blends, const int *classes, int count, Source row, int32_t *restrict labels)
 {
     float best[LANES];
+    ROLLED
     for (int i = 0; i < LANES; i++) {
         best[i] = blended(blends[i], blends[LANES + i], row.first, row.second);
         labels[i] = classes[0];
     }
     for (int k = 1; k < count; k++) {
-        const float *blend = blends + 2 * LANES * k;
+        const float *restrict blend = blends + 2 * LANES * k;
+        const int32_t class = classes[k];
+        ROLLED
         for (int i = 0; i < LANES; i++) {
             float value = blended(blend[i], blend[LANES + i], row.first, row.second);
             int more = value > best[i];
-            labels[i] = more ? classes[k] : labels[i];
+            labels[i] = more ? class : labels[i];
             best[i] = more ? value : best[i];
         }
     }
@@ -192,17 +216,17 @@ static void compare(const float *blends, const int *classes, int count, Source r
 /* Each pixel of a cell by itself, of the classes that may win there. */
 static void interpolate(const Labels *job, const Scratch *own, int cell, int count)
 {
-    const size_t plane = (size_t)job->height * job->width;
-    const int right = cell + 1 < job->width ? cell + 1 : cell, above = own->above->row, below = own->below->row;
-    const float *upper = job->logits + (size_t)above * job->width, *lower = job->logits + (size_t)below * job->width;
+    const int above = own->above->row;
     int32_t labels[LANES];
     for (int column = job->begins[cell]; column < job->begins[cell + 1]; column += LANES) {
         const int left = job->begins[cell + 1] - column;
-        const float *first = job->first + column, *second = job->second + column;
+        const float *restrict first = job->first + column, *restrict second = job->second + column;
         for (int k = 0; k < count; k++) {
-            const size_t class = plane * own->classes[k];
-            const float a = upper[class + cell], b = upper[class + right], c = lower[class + cell], d = lower[class + right];
-            float *blends = own->blends + 2 * LANES * k;
+            const size_t at = (size_t)own->classes[k] * (job->width + 1) + cell;
+            const float *upper = own->above->lines + at, *lower = own->below->lines + at;
+            const float a = upper[0], b = upper[1], c = lower[0], d = lower[1];
+            float *restrict blends = own->blends + 2 * LANES * k;
+            ROLLED
             for (int i = 0; i < LANES; i++) {
                 blends[i] = blended(a, b, first[i], second[i]);
                 blends[LANES + i] = blended(c, d, first[i], second[i]);
@@ -262,8 +286,8 @@ static void *carved(char **rest, size_t bytes)
 /* A thread's scratch; NULL, or the block that it is in. */
 static void *scratch(const Labels *job, Scratch *own)
 {
-    const size_t line = sizeof(float) * (job->width + 1), list = sizeof(float) * job->classes;
-    char *block = malloc(9 * (line + 64) + list + 64 + 2 * LANES * list), *rest = block;
+    const size_t line = sizeof(float) * (job->width + 1), list = sizeof(float) * job->classes, lines = line * job->classes;
+    char *block = malloc(9 * (line + 64) + 2 * (lines + 64) + list + 64 + 2 * LANES * list), *rest = block;
     if (!block)
         return NULL;
     for (int i = 0; i < 2; i++) {
@@ -273,6 +297,7 @@ static void *scratch(const Labels *job, Scratch *own)
         survey->magnitude = carved(&rest, line);
         survey->best = carved(&rest, line);
         survey->lower = carved(&rest, line);
+        survey->lines = carved(&rest, lines);
     }
     own->cells = carved(&rest, line);
     own->classes = carved(&rest, list);
