@@ -162,6 +162,13 @@ def test_nvrtc_compiles_them_for_every_target(nvrtc, monkeypatch, capability):
 
 
 @pytest.mark.xdist_group("nvrtc")
+def test_nvrtc_leaves_the_encoding_of_files_alone(nvrtc, tmp_path):
+    (tmp_path / "text").write_text("…", "utf-8")
+    nvrtc.compiled("6.2")
+    assert (tmp_path / "text").read_text() == "…"
+
+
+@pytest.mark.xdist_group("nvrtc")
 def test_what_nvrtc_says_of_an_error_is_told(nvrtc, monkeypatch, tmp_path):
     with pytest.raises(runner.JobError, match="(?i)invalid value for --gpu-architecture"):
         nvrtc.compiled("1.0")
