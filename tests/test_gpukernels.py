@@ -1,5 +1,6 @@
 """The CUDA kernels: their body on this processor against its definition and PyTorch, compiled for every GPU that a compiler here knows, and on a fake
 of CUDA that sees what is read or overwritten too early. What only a GPU can say has the marker `gpu`."""
+import ast
 import ctypes
 import hashlib
 import os
@@ -10,6 +11,7 @@ import sys
 import types
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import host_cuda
 import numpy as np
@@ -22,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_runner import FAKES, load
 
-from rtseg_deploy import facts
+from rtseg_deploy import facts, launch
 from rtseg_deploy.backends import torch_cuda
 from rtseg_deploy.device import frames, gpuframes, gpukernels, kernels, runner
 
@@ -534,6 +536,17 @@ def test_an_order_between_streams_that_is_forgotten_is_seen(driver, stream, monk
                         else after(from_, event, to))
     with race(driver):
         streamed(stream, [noise(*SIZE) for _ in range(3)])
+
+
+# ---- what travels
+
+
+@pytest.mark.parametrize("module", [gpuframes, gpukernels])
+def test_what_travels_is_written_in_python_36(module):
+    text = Path(module.__file__).read_text()
+    ast.parse(text, feature_version=(3, 6))
+    assert {node.names[0].name.partition(".")[0] for node in ast.parse(text).body if isinstance(node, ast.Import)} <= {*sys.stdlib_module_names, "numpy"}
+    assert Path(module.__file__).name in launch.GPU_FRAMES
 
 
 # ---- on a GPU
