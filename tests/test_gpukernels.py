@@ -1,5 +1,6 @@
 """The CUDA kernels: their body on this processor against its definition and PyTorch, compiled for every GPU that a compiler here knows, and on a fake
 of CUDA that sees what is read or overwritten too early. What only a GPU can say has the marker `gpu`."""
+import ast
 import ctypes
 import hashlib
 import os
@@ -10,6 +11,7 @@ import sys
 import types
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import host_cuda
 import numpy as np
@@ -22,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_runner import FAKES, load
 
-from rtseg_deploy import facts
+from rtseg_deploy import facts, launch
 from rtseg_deploy.backends import torch_cuda
 from rtseg_deploy.device import frames, gpuframes, gpukernels, kernels, runner
 
@@ -117,7 +119,7 @@ def test_numbers_become_halves_as_numpy_rounds_them():
     """Of a picture with each value, normalised by means and deviations that reach what overflows, vanishes, and lies between two halves."""
     pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     for std in (1 / 255 / 2**exponent for exponent in range(-24, 20)):
-        for mean in (0.0, 0.5, 0.123):
+        for mean in (0.0, 0.5, 0.123, 1 / 16 / 255, 3 / 16 / 255):      # sixteenths: from 128 on halfway between two
             found = host_cuda.network_input(pixels, (16, 16), [mean] * 3, [std] * 3, np.float16)
             with np.errstate(over="ignore"):
                 assert (found == host_cuda.network_input(pixels, (16, 16), [mean] * 3, [std] * 3).astype(np.float16)).all()
@@ -159,6 +161,13 @@ def test_nvrtc_compiles_them_for_every_target(nvrtc, monkeypatch, capability):
     assert nvrtc.version == "NVRTC 11.8" and nvrtc.compiled(capability).startswith(b"\x7fELF")
     monkeypatch.setattr(nvrtc, "kind", "PTX")       # as before 11.1
     assert_kernels(nvrtc.compiled(capability).decode())
+
+
+@pytest.mark.xdist_group("nvrtc")
+def test_nvrtc_leaves_the_encoding_of_files_alone(nvrtc, tmp_path):
+    (tmp_path / "text").write_text("…", "utf-8")
+    nvrtc.compiled("6.2")
+    assert (tmp_path / "text").read_text() == "…"
 
 
 @pytest.mark.xdist_group("nvrtc")
@@ -360,7 +369,7 @@ def test_they_are_compiled_once(driver, tmp_path):
     folder = tmp_path / "cache/rtseg-deploy"
     (kept,) = folder.iterdir()
     assert folder.stat().st_mode & 0o777 == 0o700
-    kept.write_bytes(kept.read_bytes()[:1000])
+    kept.write_bytes(kept.read_bytes() + b"and more")
     gpukernels.Kernels()
     assert calls(tmp_path) == 2 and hashlib.sha256(kept.read_bytes()[32:]).digest() == kept.read_bytes()[:32]
     folder.chmod(0o777)                         # anybody may have put it there
@@ -527,6 +536,17 @@ def test_an_order_between_streams_that_is_forgotten_is_seen(driver, stream, monk
                         else after(from_, event, to))
     with race(driver):
         streamed(stream, [noise(*SIZE) for _ in range(3)])
+
+
+# ---- what travels
+
+
+@pytest.mark.parametrize("module", [gpuframes, gpukernels])
+def test_what_travels_is_written_in_python_36(module):
+    text = Path(module.__file__).read_text()
+    ast.parse(text, feature_version=(3, 6))
+    assert {node.names[0].name.partition(".")[0] for node in ast.parse(text).body if isinstance(node, ast.Import)} <= {*sys.stdlib_module_names, "numpy"}
+    assert Path(module.__file__).name in launch.GPU_FRAMES
 
 
 # ---- on a GPU

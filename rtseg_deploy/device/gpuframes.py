@@ -89,11 +89,11 @@ class Frames(frames.Frames):
 
     def __init__(self, job, session, kernels):
         frames.Frames.__init__(self, job, session)
-        self.kernels, self.network, self.slots, self.captured = kernels, session.enqueue, [], False
+        self.kernels, self.network, self.slots = kernels, session.enqueue, []
 
     def feed(self, frame):
         """Take the frame. From here on the session has its memory, and every slot its own; a graph that was captured is of the frame before."""
-        self.frame, self.values = frame, frames.own_input(self.session)
+        self.frame, self.values, self.captured = frame, frames.own_input(self.session), False
         host = list(frames.Frames.plan(self))       # knows the label's size, and how the host does what is not done here
         names = [name for name, _ in host]
         given, self.session.enqueue = frame, self.network
@@ -136,13 +136,14 @@ class Frames(frames.Frames):
             yield "normalise" if self.normalises else "hand over", self.waited(lambda _: self.hand_over(slot))
             yield "network", self.waited(lambda _: self.network())
             yield "labels", self.waited(lambda _: self.label(slot))
-        yield "copy back", lambda _: self.waited(lambda _: slot.fetch(self.session.stream))(_) or self.labels_of(slot)
+        yield "copy back", self.waited(lambda _: slot.fetch(self.session.stream), lambda: self.labels_of(slot))
         yield from self.after
 
-    def waited(self, enqueue):
+    def waited(self, enqueue, then=lambda: None):
         def part(value):
             enqueue(value)
             self.session.synchronise()
+            return then()
         return part
 
     def enqueue_all(self, slot):

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from ctypes import addressof, byref, c_char_p, c_float, c_int, c_size_t, c_void_p, create_string_buffer
 from functools import partial
 from pathlib import Path
@@ -123,6 +124,10 @@ class Nvrtc:
         return kept(self.version, capability, partial(self.compiled, capability))
 
     def compiled(self, capability):
+        with ThreadPoolExecutor(1) as pool:     # it leaves the C locale to its thread, and with that ASCII to every file that Python opens there
+            return pool.submit(self.compile, capability).result()
+
+    def compile(self, capability):
         program, (source, header) = c_void_p(), ((HERE / name).read_bytes() for name in SOURCES)
         self.call("nvrtcCreateProgram", byref(program), source, b"kernels.cu", 1, (c_char_p * 1)(header), (c_char_p * 1)(b"kernels.h"))
         try:
