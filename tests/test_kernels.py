@@ -91,6 +91,23 @@ def test_labels_are_pytorchs_at_every_size(compiler, classes, have, size):
         assert (found == theirs(given, size, enlarge)).all() and found.dtype == (np.uint8 if classes < 256 else np.int32)
 
 
+@pytest.mark.parametrize("size", [(360, 480), (512, 1024), (375, 1242)])
+def test_labels_of_real_pictures_are_pytorchs(compiler, shared, size):
+    """A sample of what benchmarks/labels.py does over the whole set."""
+    import torch
+
+    from rtseg_deploy import checkpoints, images
+    from rtseg_deploy.deployed import deployed
+
+    trained = checkpoints.load(shared / "checkpoints/sgcpnet_camvid.pth.tar")
+    net, whole = (deployed(trained, output, 17) for output in ("native", "labels"))
+    for path in sorted((shared / "camvid/test").glob("*.png"))[::117]:
+        x = kernels.network_input(images.resized(images.read(path), size), size, trained.normalisation.mean, trained.normalisation.std)
+        with torch.inference_mode():
+            found, wanted = (module(torch.from_numpy(x)).numpy() for module in (net, whole))
+        assert (kernels.labels(found, size, trained.dialect.enlarge, 2) == wanted).all()
+
+
 @given(st.integers(1, 30), st.integers(1, 12), st.integers(1, 12), st.integers(1, 40), st.integers(129, 200), st.sampled_from(MODES), st.sampled_from(KINDS),
        st.integers(0, 99))
 def test_labels_are_pytorchs_at_any_size(classes, height, width, goal_height, goal_width, enlarge, kind, seed):
