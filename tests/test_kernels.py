@@ -91,6 +91,23 @@ def test_labels_are_pytorchs_at_every_size(compiler, classes, have, size):
         assert (found == theirs(given, size, enlarge)).all() and found.dtype == (np.uint8 if classes < 256 else np.int32)
 
 
+@pytest.mark.parametrize("size", [(360, 480), (512, 1024), (375, 1242)])
+def test_labels_of_real_pictures_are_pytorchs(compiler, shared, size):
+    """A sample of what benchmarks/labels.py does over the whole set."""
+    import torch
+
+    from rtseg_deploy import checkpoints, images
+    from rtseg_deploy.deployed import deployed
+
+    trained = checkpoints.load(shared / "checkpoints/sgcpnet_camvid.pth.tar")
+    net, whole = (deployed(trained, output, 17) for output in ("native", "labels"))
+    for path in sorted((shared / "camvid/test").glob("*.png"))[::117]:
+        x = kernels.network_input(images.resized(images.read(path), size), size, trained.normalisation.mean, trained.normalisation.std)
+        with torch.inference_mode():
+            found, wanted = (module(torch.from_numpy(x)).numpy() for module in (net, whole))
+        assert (kernels.labels(found, size, trained.dialect.enlarge, 2) == wanted).all()
+
+
 @given(st.integers(1, 30), st.integers(1, 12), st.integers(1, 12), st.integers(1, 40), st.integers(129, 200), st.sampled_from(MODES), st.sampled_from(KINDS),
        st.integers(0, 99))
 def test_labels_are_pytorchs_at_any_size(classes, height, width, goal_height, goal_width, enlarge, kind, seed):
@@ -193,6 +210,31 @@ def test_the_bodies_that_cuda_takes_are_the_same_pixel_by_pixel(compiler, tmp_pa
         pixels, found = np.random.default_rng(0).integers(0, 256, (9, 13, 3), np.uint8), np.empty((3, *size), np.float32)
         library.input(kernels.pointer(pixels), 9, 13, kernels.pointer(found), *size)
         assert (found.transpose(1, 2, 0) == kernels.resized(pixels, size)).all()
+
+
+OTHER = """
+import ctypes, sys
+import test_kernels as tests
+from rtseg_deploy.device import kernels
+kernels.compiled = lambda: (ctypes.CDLL(sys.argv[1]), None)
+for kind in tests.KINDS:
+    for enlarge in kernels.MODES:
+        given = tests.logits(kind, 5, 20, 30)
+        assert (kernels.labels(given, (91, 150), enlarge) == tests.theirs(given, (91, 150), enlarge)).all(), (kind, enlarge)
+"""
+
+
+@pytest.mark.skipif(kernels.platform.machine() != "x86_64", reason="these are kinds of x86-64")
+@pytest.mark.parametrize("name, flags", [("default", []), ("avx2", ["-mavx2", "-mfma"])])
+def test_for_an_older_processor_labels_are_those_of_pytorchs_code_for_it(compiler, tmp_path, name, flags):
+    if name == "avx2" and not any(" avx2 " in line and " fma " in line for line in kernels.cpu()):
+        pytest.skip("this processor has no AVX2")
+    library = tmp_path / "plain.so"
+    subprocess.run(["cc", *kernels.FLAGS, *flags, str(kernels.SOURCES[0]), "-o", str(library)], check=True)
+    path = os.pathsep.join([str(Path(__file__).parent), str(HERE.parent.parent)])
+    done = subprocess.run([sys.executable, "-c", OTHER, str(library)], env={**os.environ, "PYTHONPATH": path, "ATEN_CPU_CAPABILITY": name},
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_how_many_threads_changes_nothing_and_what_is_given_is_written(compiler):

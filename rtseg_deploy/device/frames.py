@@ -35,6 +35,8 @@ class Frames:
         """Take the frame; the session gets it too, once, so that what it sets up at its first input is not timed."""
         self.frame, self.values = array, own_input(self.session)
         self.names, self.parts = zip(*self.plan())
+        if "labels" in self.names:
+            kernels.compiled()                      # not within the clock
         for part in self.parts[:self.names.index("copy in")]:
             array = part(array)
         self.session.feed(numpy.array(array))       # which it may keep

@@ -82,9 +82,11 @@ static void survey(const Labels *job, int row, Survey *found)
     float *restrict best = found->best, *restrict lower = found->lower;
     for (int class = 0; class < job->classes; class++) {
         const float *restrict line = job->logits + ((size_t)class * job->height + row) * width;
-        float *restrict copy = found->lines + (size_t)class * (width + 1);
-        memcpy(copy, line, sizeof(float) * width);
-        copy[width] = line[width - 1];
+        if (job->mode != NEAREST) {
+            float *copy = found->lines + (size_t)class * (width + 1);
+            memcpy(copy, line, sizeof(float) * width);
+            copy[width] = line[width - 1];
+        }
         if (!class) {
             for (int i = 0; i < width; i++) {
                 best[i] = line[i];
@@ -269,9 +271,13 @@ static void between(const Labels *job, Scratch *own)
 static void pick(const Labels *job, const Survey *row)
 {
     const int begin = job->row_begins[row->row];
-    for (int cell = 0; cell < job->width; cell++)
-        if (job->begins[cell] < job->begins[cell + 1])
-            fill(job, (size_t)begin * job->goal_width + job->begins[cell], row->top[cell], job->begins[cell + 1] - job->begins[cell]);
+    const size_t at = (size_t)begin * job->goal_width;
+    if (job->goal_width == job->width && job->bytes == 1)
+        for (int i = 0; i < job->width; i++)
+            ((uint8_t *)job->labels)[at + i] = (uint8_t)row->top[i];
+    else
+        for (int cell = 0; cell < job->width; cell++)
+            fill(job, at + job->begins[cell], row->top[cell], job->begins[cell + 1] - job->begins[cell]);
     repeat(job, begin, job->row_begins[row->row + 1]);
 }
 
