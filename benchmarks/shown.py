@@ -176,12 +176,13 @@ def draw(result, path):
 
     drawn = [(case, [one for one in case["ratios"] if one["of"] == "pixels"]) for case in result["cases"]]
     drawn = [(case, ratios) for case, ratios in drawn if ratios]
-    figure, panels = plt.subplots(len(drawn), 1, figsize=(7.5, sum(0.9 + 0.34 * len(ratios) for _, ratios in drawn)), squeeze=False, sharex=True,
-                                  layout="constrained", height_ratios=[0.9 + 0.34 * len(ratios) for _, ratios in drawn])
+    inches = [0.5 + 0.25 * len(ratios) for _, ratios in drawn]
+    figure, panels = plt.subplots(len(drawn), 1, figsize=(7.5, 0.6 + sum(inches)), squeeze=False, sharex=True, layout="constrained", height_ratios=inches)
     bars = held(result)
     for axes, (case, ratios) in zip(panels[:, 0], drawn):
         panel(axes, case, ratios, bars)
-    panels[-1, 0].set_xlabel("our time / the peer's: left of 1 ours is quicker; bar: 95 % interval; dashed: the goal against the best peer", fontsize=9)
+    panels[-1, 0].set_xlabel("our time / the peer's, frame to labels: left of 1 ours is quicker\n"
+                             "bar: 95 % interval; ringed: the best peer; dashed: the goal beside it", fontsize=10)
     with files.replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, facecolor="white", metadata={"Software": None})
     plt.close(figure)
@@ -192,7 +193,8 @@ def panel(axes, case, ratios, bars):
     for place, one in enumerate(ratios):
         axes.plot([one["low"], one["high"]], [place, place], color=colours[one["precision"]], linewidth=7, alpha=0.35, solid_capstyle="butt")
         axes.plot(one["ratio"], place, "o", color=colours[one["precision"]], markersize=7, markeredgecolor="black" if one["best"] else "none")
-        axes.annotate(f"{one['ratio']:.2f}", (one["high"], place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=10)
+        axes.annotate(f"{one['ratio']:.2f}", (one["high"], place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=10,
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     for bar in bars:
         if (bar["of"], bar["network"], bar["resolution"]) == ("time", case["network"], case["resolution"]):
             places = [place for place, one in enumerate(ratios) if one["precision"] == bar["precision"]]
@@ -200,6 +202,6 @@ def panel(axes, case, ratios, bars):
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks(range(len(ratios)), [one["peer"] for one in ratios], fontsize=10)
     axes.set_ylim(len(ratios) - 0.5, -0.5)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, max(1.1, 1.15 * max(one["high"] for one in ratios), axes.get_xlim()[1]))
     axes.grid(axis="x", alpha=0.25)
     axes.set_title(f"{case['network']} {case['resolution']}", fontsize=11, loc="left")
