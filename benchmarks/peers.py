@@ -31,7 +31,6 @@ NETWORKS = "sgcpnet", "ddrnet-23-slim", "bisenetv2", "bisenetv1-r18", "bisenetv1
 RESOLUTIONS = (512, 1024), (1024, 2048)
 WARM_SECONDS, WARM_FRAMES = 0.5, 3
 OUTSIDE = "numpy", "cv2.LUT", "cv2.dnn"     # ways to normalise outside the runtime
-MALLOC = backends.find("torch-eager").ENVIRONMENT
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,8 @@ class Contender:
 CONTENDERS = (
     *(Contender(f"ours, {name}", "ours", precision, "Ours", name)
       for name, precision in (("onnxruntime-cpu", "fp32"), ("openvino", "fp32"), ("openvino-bf16", "reduced"))),
-    Contender("PyTorch eager", "peer", "fp32", "Torch", "torch-eager", ("torch", "numpy"), MALLOC),
-    Contender("torch.compile", "peer", "fp32", "Torch", "torch-compile", ("torch", "numpy"), MALLOC),
+    Contender("PyTorch eager", "peer", "fp32", "Torch", "torch-eager", ("torch", "numpy")),
+    Contender("torch.compile", "peer", "fp32", "Torch", "torch-compile", ("torch", "numpy")),
     Contender("ONNX Runtime", "peer", "fp32", "OnnxRuntime", ways=("graph", *OUTSIDE)),
     Contender("OpenVINO f32", "peer", "fp32", "OpenVINO", ways=("PrePostProcessor", *OUTSIDE), settings={"INFERENCE_PRECISION_HINT": "f32"}),
     Contender("OpenVINO as it comes", "peer", "reduced", "OpenVINO", ways=("PrePostProcessor", *OUTSIDE)),

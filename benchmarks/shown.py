@@ -31,10 +31,10 @@ def rows(case):
         pixels, tensor = by.get((one["name"], "pixels")), by.get((one["name"], "tensor"))
         low, high = one["middle_half_ms"]
         yield {"contender": one["name"], "ms": f"{one['ms']:.2f}", "middle half": f"{low:.2f} to {high:.2f}",
-               "ours / it": ratio_of(pixels) + (" best peer" if pixels["best"] else "") if pixels else NOBODY,
-               "ms, normalised before": f"{one['tensor_ms']:.2f}" if "tensor_ms" in one else NOBODY, "ours / that": ratio_of(tensor) if tensor else NOBODY,
-               "page faults a frame": f"{one['faults']:.0f}", "peak MiB": f"{one['memory_bytes'] / 2**20:.0f}", "start s": f"{one['start_seconds']:.2f}",
-               "labels as ours": f"{one['labels_equal']:.4%}"}
+               "ours / it": ratio_of(pixels) + (" *" if pixels["best"] else "") if pixels else NOBODY,
+               "ms, tensor in": f"{one['tensor_ms']:.2f}" if "tensor_ms" in one else NOBODY, "ours / it, tensor in": ratio_of(tensor) if tensor else NOBODY,
+               "faults": f"{one['faults']:.0f}", "peak MiB": f"{one['memory_bytes'] / 2**20:.0f}", "start s": f"{one['start_seconds']:.2f}",
+               "same labels": f"{one['labels_equal']:.4%}"}
 
 
 def doubts(case):
@@ -75,8 +75,8 @@ def summed(result):
             memory = memory_ratio(case) if best["precision"] == "fp32" else None
             yield {"network": case["network"], "size": case["resolution"], "precision": best["precision"],
                    "ours": f"{ours['ms']:.2f} ms, {ours['name'].removeprefix('ours, ')}", "best peer": f"{peer['ms']:.2f} ms, {peer['name']}",
-                   "ratio": ratio_of(best), "ratio, theirs normalised before": f"{ratio_of(tensor)} {tensor['peer']}",
-                   "memory, of ONNX Runtime's": f"{memory:.2f}" if memory else NOBODY}
+                   "ratio": ratio_of(best), "ratio, tensor in": f"{ratio_of(tensor)} {tensor['peer']}",
+                   "memory": f"{memory:.2f}" if memory else NOBODY}
 
 
 def memory_ratio(case):
@@ -124,6 +124,10 @@ def key(case, one):
 # ---- the terminal and a document
 
 
+LEGEND = ("ours / it: our quickest's time over the peer's in the same round, with its 95 % interval; * the best peer; tensor in: the input of the peer is "
+          "normalised before the clock starts, ours is not; faults: minor page faults a frame; memory: our peak over ONNX Runtime's with the plain export")
+
+
 def tables(result, changes, bars):
     for case in result["cases"]:
         good = [row for row in rows(case) if "failed" not in row]
@@ -132,6 +136,7 @@ def tables(result, changes, bars):
         yield from doubts(case)
         yield ""
     yield from settings(result)
+    yield LEGEND
     if any(case["ratios"] for case in result["cases"]):
         yield plain_table(list(summed(result)))
     if changes:
@@ -144,7 +149,7 @@ def tables(result, changes, bars):
 def markdown(result):
     about = result["environment"]
     parts = [f"One run of {result['seconds'] / 60:.0f} minutes, {result['rounds']} rounds, on {about['cpu']}, {about['cpus']} processors, load "
-             f"{about['load']:.1f} when it ended; frame: {result['image']}, resized.", markdown_table(list(summed(result)))]
+             f"{about['load']:.1f} when it ended; frame: {result['image']}, resized.", f"{LEGEND}.", markdown_table(list(summed(result)))]
     for case in result["cases"]:
         parts += [f"### {title(case)}", markdown_table([row for row in rows(case) if "failed" not in row]), *(f"* {line}" for line in doubts(case))]
     return "\n\n".join([*parts, "### Settings", "\n".join(f"* {line}" for line in settings(result))])
@@ -171,12 +176,13 @@ def draw(result, path):
 
     drawn = [(case, [one for one in case["ratios"] if one["of"] == "pixels"]) for case in result["cases"]]
     drawn = [(case, ratios) for case, ratios in drawn if ratios]
-    figure, panels = plt.subplots(len(drawn), 1, figsize=(7.5, sum(0.9 + 0.34 * len(ratios) for _, ratios in drawn)), squeeze=False, sharex=True,
-                                  layout="constrained", height_ratios=[0.9 + 0.34 * len(ratios) for _, ratios in drawn])
+    inches = [0.5 + 0.25 * len(ratios) for _, ratios in drawn]
+    figure, panels = plt.subplots(len(drawn), 1, figsize=(7.5, 0.6 + sum(inches)), squeeze=False, sharex=True, layout="constrained", height_ratios=inches)
     bars = held(result)
     for axes, (case, ratios) in zip(panels[:, 0], drawn):
         panel(axes, case, ratios, bars)
-    panels[-1, 0].set_xlabel("our time / the peer's: left of 1 ours is quicker; bar: 95 % interval; dashed: the goal against the best peer", fontsize=9)
+    panels[-1, 0].set_xlabel("our time / the peer's, frame to labels: left of 1 ours is quicker\n"
+                             "bar: 95 % interval; ringed: the best peer; dashed: the goal beside it", fontsize=10)
     with files.replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, facecolor="white", metadata={"Software": None})
     plt.close(figure)
@@ -187,7 +193,8 @@ def panel(axes, case, ratios, bars):
     for place, one in enumerate(ratios):
         axes.plot([one["low"], one["high"]], [place, place], color=colours[one["precision"]], linewidth=7, alpha=0.35, solid_capstyle="butt")
         axes.plot(one["ratio"], place, "o", color=colours[one["precision"]], markersize=7, markeredgecolor="black" if one["best"] else "none")
-        axes.annotate(f"{one['ratio']:.2f}", (one["high"], place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=10)
+        axes.annotate(f"{one['ratio']:.2f}", (one["high"], place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=10,
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     for bar in bars:
         if (bar["of"], bar["network"], bar["resolution"]) == ("time", case["network"], case["resolution"]):
             places = [place for place, one in enumerate(ratios) if one["precision"] == bar["precision"]]
@@ -195,6 +202,6 @@ def panel(axes, case, ratios, bars):
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks(range(len(ratios)), [one["peer"] for one in ratios], fontsize=10)
     axes.set_ylim(len(ratios) - 0.5, -0.5)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, max(1.1, 1.15 * max(one["high"] for one in ratios), axes.get_xlim()[1]))
     axes.grid(axis="x", alpha=0.25)
     axes.set_title(f"{case['network']} {case['resolution']}", fontsize=11, loc="left")
