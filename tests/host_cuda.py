@@ -25,8 +25,8 @@ def library():
         pytest.skip("no C++ compiler is here: sudo apt-get install g++")
     folder = library.folder = tempfile.TemporaryDirectory(prefix="rtseg-deploy-test-")
     goal = Path(folder.name, "kernels.so")
-    subprocess.run([compiler, "-std=c++14", "-O2", "-march=native", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function",
-                    "-Wno-maybe-uninitialized", f"-I{DEVICE}", SHIM, "-o", goal], check=True)
+    subprocess.run([compiler, "-std=c++14", "-O2", "-march=native", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror",
+                    "-Wno-unused-function", "-Wno-maybe-uninitialized", f"-I{DEVICE}", SHIM, "-o", goal], check=True)
     return goal
 
 
