@@ -26,7 +26,7 @@ def library():
     folder = library.folder = tempfile.TemporaryDirectory(prefix="rtseg-deploy-test-")
     goal = Path(folder.name, "kernels.so")
     subprocess.run([compiler, "-std=c++14", "-O2", "-march=native", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror",
-                    "-Wno-unused-function", "-Wno-maybe-uninitialized", f"-I{DEVICE}", SHIM, "-o", goal], check=True)
+                    "-Wno-unknown-warning-option", "-Wno-unused-function", "-Wno-maybe-uninitialized", f"-I{DEVICE}", SHIM, "-o", goal], check=True)
     return goal
 
 
