@@ -187,30 +187,29 @@ class Torch:
         self.session = open_session(job_here())
 
     def opened(self, way):
+        """All inputs are alike, inference tensors in channels last: for another kind of one torch.compile would compile anew."""
         import torch
 
-        if way == TENSOR:
-            self.session.feed(np.load(self.given["tensor"]))
-            tensor = self.session.input
-            return partial(self.step, lambda: tensor)
-        normalise = self.by_torch(torch) if way == self.own else self.by_numpy(torch)
-        return partial(self.step, normalise)
+        with torch.inference_mode():
+            if way == TENSOR:
+                tensor = torch.from_numpy(np.load(self.given["tensor"])).contiguous(memory_format=torch.channels_last)
+                return partial(self.step, lambda: tensor)
+            return partial(self.step, self.by_torch(torch) if way == self.own else self.by_numpy(torch))
 
     def by_torch(self, torch):
-        frame, (centre, scale) = torch.from_numpy(self.frame), map(torch.from_numpy, constants(self.given))
+        frame, (centre, scale) = torch.from_numpy(self.frame)[None], map(torch.from_numpy, constants(self.given))
 
         def normalise(pixels):
-            return pixels.float().sub_(centre).mul_(scale).permute(2, 0, 1)[None]       # as channels last lie in memory: nothing is moved
+            return pixels.float().sub_(centre).mul_(scale).permute(0, 3, 1, 2)      # as channels last lie in memory: nothing is moved
         call = torch.compile(normalise, fullgraph=True, dynamic=False) if self.session.name == "torch-compile" else normalise
-        with torch.inference_mode():
-            call(frame)
+        call(frame)
         return partial(call, frame)
 
     def by_numpy(self, torch):
         height, width, _ = self.frame.shape
         rows, buffer = self.frame.reshape(height, -1), np.empty((height, 3 * width), np.float32)
         centre, scale = (np.tile(values, width) for values in constants(self.given))
-        tensor = torch.from_numpy(buffer).reshape(height, width, 3).permute(2, 0, 1)[None]
+        tensor = torch.from_numpy(buffer).reshape(1, height, width, 3).permute(0, 3, 1, 2)
 
         def normalise():
             np.subtract(rows, centre, out=buffer)

@@ -1,4 +1,5 @@
 """The benchmark of peers: turns with a planted clock, what a contender that dies leaves, and one small network in earnest."""
+import functools
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from rtseg_deploy import launch, turns
 from rtseg_deploy.errors import RtsegError
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import contenders  # noqa: E402
 import peers  # noqa: E402
 import processes  # noqa: E402
 import shown  # noqa: E402
@@ -172,6 +174,35 @@ def test_every_way_normalises_the_same():
     assert "numpy" in ways
     for way, normalise in ways.items():
         np.testing.assert_allclose(normalise(), expected, atol=2e-6, err_msg=way)
+
+
+def test_pytorch_compiles_once_for_every_way(tmp_path, monkeypatch):
+    """What would be compiled anew would be another network's time."""
+    from rtseg_deploy import images
+
+    torch, config = pytest.importorskip("torch"), pytest.importorskip("torch._dynamo.config")
+    monkeypatch.setattr(config, "error_on_recompile", True)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    frame = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    given = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "tensor": str(tmp_path / "tensor.npy")}
+    np.save(given["tensor"], images.normalised(frame, given))
+
+    class Session:
+        name = "torch-compile"
+        module = torch.compile(torch.nn.Conv2d(3, 4, 3), fullgraph=True, dynamic=False)
+
+        def step(self):
+            with torch.inference_mode():
+                self.result = self.module(self.input)
+    one = contenders.Torch.__new__(contenders.Torch)
+    one.frame, one.given, one.session = frame, given, Session()
+    one.session.torch = torch
+    found = []
+    for way in ("torch", TENSOR, "numpy"):
+        one.opened(way)()
+        found.append(one.session.result.numpy())
+    np.testing.assert_allclose(found[1], found[0], atol=1e-5)
+    np.testing.assert_allclose(found[2], found[0], atol=1e-5)
 
 
 def contender(name, side, ms, precision="fp32", memory=100, labels=1.0, tensor=None, failed=None):
