@@ -77,7 +77,7 @@ def planted(faster):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_planted_best_is_found_though_the_machine_has_two_speeds(seed):
-    best = {"session.intra_op.allow_spinning": 0, "intra_op_num_threads": 2, "enable_mem_pattern": 0}
+    best = {"session.intra_op.allow_spinning": 0, "intra_op_num_threads": 2, "enable_mem_pattern": 1}
     speed = planted({**dict.fromkeys(best.items(), 0.9), ("session.force_spinning_stop", 1): 0.95, ("session.dynamic_block_base", 4): 1.2})
     entry, _ = searched(Machine(speed, seed=seed), seconds=120)
     row = tuned.best(entry, "onnxruntime-cpu")
@@ -101,7 +101,7 @@ def test_no_difference_is_none():
 def test_what_wins_a_race_by_luck_does_not_win_the_last_one():
     entry, _ = searched(Machine(planted({})), ("onnxruntime-cpu",))
     default = entry["finals"][0]
-    lucky = {**default, "settings": {"enable_mem_pattern": 0}, "ms": [ms * (0.9 if number % 2 else 1.1) for number, ms in enumerate(default["ms"])]}
+    lucky = {**default, "settings": {"enable_mem_pattern": 1}, "ms": [ms * (0.9 if number % 2 else 1.1) for number, ms in enumerate(default["ms"])]}
     assert not tuned.faster(lucky, default)
     less_than_worth = {**default, "ms": [ms * 0.985 for ms in default["ms"]]}
     assert not tuned.faster(less_than_worth, default) and tuned.faster({**default, "ms": [ms * 0.95 for ms in default["ms"]]}, default)
@@ -111,9 +111,9 @@ def test_other_labels_are_never_chosen():
     def labels(backend, settings):
         return np.where(np.random.default_rng(0).random(LABELS.shape) < 0.005, 0, LABELS) if settings.get("graph_optimization_level") == 2 else LABELS
 
-    speed = planted({("graph_optimization_level", 2): 0.3, ("enable_mem_pattern", 0): 0.8})
+    speed = planted({("graph_optimization_level", 2): 0.3, ("enable_mem_pattern", 1): 0.8})
     entry, _ = searched(Machine(speed, labels=labels), ("onnxruntime-cpu",))
-    assert tuned.best(entry, "onnxruntime-cpu")["settings"] == {"enable_mem_pattern": 0}
+    assert tuned.best(entry, "onnxruntime-cpu")["settings"] == {"enable_mem_pattern": 1}
     assert "other labels: 99." in next(one["verdict"] for one in entry["trials"] if "graph_optimization_level" in one["settings"])
 
 
