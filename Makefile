@@ -1,4 +1,5 @@
-# make demo: everything once, on what the repository carries.   make test: the tests.   make docs: the tables of docs/.   make bench-peers: ours beside its peers.
+# make demo: everything once, on what the repository carries.   make test: the tests.   make docs: the tables of docs/.
+# make bench-peers: ours beside what a user could take instead, 20 minutes on two cores.
 PYTHON ?= python3
 VENV ?= .venv
 # On Linux the plain wheel of torch brings gigabytes of CUDA. Without a GPU, put here what PyTorch's install page says for "CPU":

@@ -256,7 +256,7 @@ def loaders(networks, checkpoint):
 @click.option("--resolution", "resolutions", type=Size(), multiple=True, help="Repeat for several; 512x1024 and 1024x2048 if not given.")
 @click.option("--checkpoint", type=click.Path(exists=True, dir_okay=False), help="Weights of the network that it is, instead of random ones.")
 @click.option("--image", type=click.Path(exists=True, dir_okay=False), default=images.STREET, help="The frame, resized; the package's street if not given.")
-@click.option("--rounds", "count", type=click.IntRange(1, 1000), default=20, show_default=True)
+@click.option("--rounds", "count", type=click.IntRange(1, 1000), default=10, show_default=True)
 @click.option("--turn", "seconds", type=click.FloatRange(0.0, 10), default=0.2, show_default=True, help="Seconds of a turn, about.")
 @click.option("--tune", "tune_seconds", type=click.FloatRange(0, 3600), default=0.0, help="Seconds for each artifact of ours that is not tuned here yet.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="All processors if not given.")

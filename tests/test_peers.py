@@ -265,7 +265,7 @@ def test_a_document_is_filled_and_the_gate_shuts(tmp_path):
     kept.write_text(json.dumps(result(ours=7.5)))
     document.write_text((ROOT / "docs/peers.md").read_text())
     out = command("--from", kept, "--document", document, "--again", kept, "--gate", status=1)
-    assert "MISSED: time sgcpnet 1024x2048 fp32: 0.750, at most 0.7 (issue 7" in out and "held: again" in out
+    assert "MISSED: time sgcpnet 1024x2048 fp32: 0.750, at most 0.7 (the project" in out and "held: again" in out
     text = document.read_text()
     assert "Not run yet" not in text and "| sgcpnet | 1024x2048 | fp32 | 7.50 ms, onnxruntime-cpu |" in text and text.count("<!--") == 2
     assert document.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
