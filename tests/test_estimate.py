@@ -16,6 +16,7 @@ from rtseg_deploy.cli import cli
 from rtseg_deploy.dataflow import Layer
 from rtseg_deploy.deployed import Deployed
 from rtseg_deploy.errors import RtsegError
+from rtseg_deploy.records import read_artifact
 
 # 10^9 operations and 5 * 10^8 bytes a second, so that one of two kernels is bound by each; no cache
 SLOW = replace(facts.devices()["GTX 1080 Ti"], fp32_tflops=0.001, fp16_tflops=0.004, bandwidth_gbs=0.5, l2_mib=0)
@@ -138,17 +139,18 @@ def test_a_call_in_place_and_a_view_are_followed():
 
 
 def test_onnx_and_pytorch_say_the_same(trained, artifact):
-    """The ONNX file has its BatchNorm folded, so only the pessimistic end is better."""
+    """But for the BatchNorm that the ONNX file has folded, and for the work that was removed from it, which its sidecar tells."""
     device = facts.devices()["RTX 2080 Ti"]
     with torch.device("meta"):
         module = trained.network.module(trained.classes).eval()
     ours = dataflow.of_module(Deployed(module), (96, 128))
     resolution, theirs = dataflow.of_onnx(artifact)
     assert resolution == (96, 128)
-    assert sum(layer.macs for layer in theirs) == sum(layer.macs for layer in ours)
+    fold = read_artifact(artifact).checks["fold"]
+    assert [sum(layer.macs for layer in layers) for layers in (ours, theirs)] == [fold["macs"]["before"], fold["macs"]["after"]]
     best, other = (estimate.milliseconds(estimate.optimistic(layers, device, "fp32")) for layers in (ours, theirs))
-    assert other == pytest.approx(best, rel=0.01)
-    assert len(estimate.kernels(theirs)) == len(estimate.kernels(estimate.needed(ours))) and len(theirs) < len(ours)
+    assert 0.8 * best < other < best
+    assert len(estimate.kernels(theirs)) == len(estimate.kernels(estimate.needed(ours))) - fold["algebra"]["merge_convolutions"] and len(theirs) < len(ours)
     assert estimate.memory(theirs, 0)["activations"] <= estimate.memory(ours, 0)["activations"]
 
 
