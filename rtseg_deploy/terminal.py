@@ -45,6 +45,7 @@ class Commands(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except (KeyboardInterrupt, click.Abort):
+            exec("")    # Python forgets that an interrupt went through code run as text, of which it would die by the signal: importing torch runs such
             fail("interrupted; nothing half-written was left")
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -111,6 +111,22 @@ def start_export(tmp_path, **options):
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, **options)
 
 
+def test_an_interrupt_within_code_run_as_text_is_one_too(tmp_path):
+    """`python -m` would die by the signal, with nothing to tell that from a kill."""
+    (tmp_path / "planted.py").write_text("""
+import click
+from rtseg_deploy.terminal import Commands
+
+@click.command(cls=Commands, invoke_without_command=True)
+def cli():
+    exec("raise KeyboardInterrupt")
+
+cli([])
+""")
+    done = subprocess.run([sys.executable, "-m", "planted"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 1 and "interrupted" in done.stderr
+
+
 @pytest.mark.parametrize("moment", ["loading", "tracing", "proving"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_at_any_step_it_leaves_nothing(tmp_path, moment, number):

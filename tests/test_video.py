@@ -123,7 +123,7 @@ def labelled(number, seconds, pixels):
 
 def test_a_cameras_film_lasts_as_long_as_what_it_shows(cv2, artifact, tmp_path, monkeypatch):
     """The network labels 3 frames in a second of a camera that gives 10: each is shown until the next; ctrl-C is its end."""
-    def frames(path, described, backend, given, take, tell):
+    def frames(path, described, backend, given, take, tell, settings):
         assert given == {"camera": 2, "limit": None}
         for number in range(4):
             take(labelled(number, 100 + number / 3, np.full((60, 80, 3), 60 * number, np.uint8)))
