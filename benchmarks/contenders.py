@@ -235,7 +235,7 @@ class Ours:
 
     def __init__(self, given):
         job = job_here()
-        self.stages = runner.need("frames").Frames(job, open_worker(job))
+        self.stages = runner.framed(job, open_worker(job))
         self.stages.feed(np.load(job["inputs"][0]))
 
     def opened(self, _):

@@ -1,21 +1,17 @@
-"""Processes that take turns, round by round in an order that is drawn anew: each works while the others are stopped, as the workers of rtseg_deploy.turns.
+"""Contenders that take turns, round by round in an order that is drawn anew: processes of rtseg_deploy.turns.
 
-These are of any kind, are asked for page faults and memory too, and one that dies leaves the others to go on.
+They are of any kind, are asked for page faults and memory too, and one that dies leaves the others to go on.
 """
 import json
 import random
-import select
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from rtseg_deploy import launch
+from rtseg_deploy import launch, turns
 from rtseg_deploy.errors import RtsegError
 
 SCRIPT = Path(__file__).with_name("contenders.py")
@@ -23,49 +19,36 @@ PATIENCE_SECONDS = 900.0            # for an answer: torch.compile takes minutes
 TENSOR_EVERY = 2                    # rounds: without its normalisation a contender is timed in one of so many
 
 
-class Process:
+class Process(turns.Process):
     """A contender in its process, from its start to its first labels and on. Raises RtsegError where it dies."""
 
     def __init__(self, name, given, job, folder, script=SCRIPT):
-        self.name, self.folder = name, folder
+        self.folder = folder
         folder.mkdir()
         environment = launch.prepared(job, folder)
         (folder / "given.json").write_text(json.dumps(given))
         self.log, begin = tempfile.TemporaryFile(), time.perf_counter()     # noqa: SIM115 (closed with the process)
-        self.process = subprocess.Popen([sys.executable, str(script), "given.json"], cwd=folder, env=environment, stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, stderr=self.log)
+        turns.Process.__init__(self, name, [sys.executable, str(script), "given.json"], self.log, cwd=folder, env=environment)
         try:
-            self.answer()
+            self.answer(PATIENCE_SECONDS)
         except BaseException:
             self.close()
             raise
         self.start_seconds = time.perf_counter() - begin
 
     def ask(self, **what):
-        with suppress(BrokenPipeError):         # its death is told where its answer is read
-            self.process.stdin.write(json.dumps(what).encode() + b"\n")
-            self.process.stdin.flush()
-        self.process.send_signal(signal.SIGCONT)
-        return self.answer()
+        return turns.Process.ask(self, json.dumps(what).encode(), PATIENCE_SECONDS)
 
-    def answer(self):
-        ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE_SECONDS)
-        if not ready:
-            raise RtsegError(f"{self.name} says nothing for {PATIENCE_SECONDS:.0f} s", "run it again with less beside it")
-        line = self.process.stdout.readline()
-        if not line:
-            status = self.process.wait()
-            self.log.seek(0)
-            raise RtsegError(f"{self.name} {launch.death(status)}: {launch.last_line(self.log.read().decode(errors='replace'))}")
-        self.process.send_signal(signal.SIGSTOP)        # its threads may spin on, on the processors that are another's now
+    def read(self, line):
         return json.loads(line)
 
+    def ended(self, status):
+        self.log.seek(0)
+        return RtsegError(f"{self.name} {launch.death(status)}: {launch.last_line(self.log.read().decode(errors='replace'))}")
+
     def close(self):
-        self.process.kill()
-        self.process.wait()
-        for file in (self.process.stdin, self.process.stdout, self.log):
-            with suppress(BrokenPipeError):     # what was asked last was never read
-                file.close()
+        turns.Process.close(self)
+        self.log.close()
 
 
 @dataclass

@@ -3,12 +3,11 @@ import csv
 import re
 from pathlib import Path
 
-from rtseg_deploy import files
+from rtseg_deploy import backends, files
 from rtseg_deploy.errors import RtsegError
 from rtseg_deploy.report import markdown_table, plain_table
 
 BARS = Path(__file__).with_name("bars.csv")
-SAME_LABELS = 0.999                     # of FP32: below it a peer did other work
 MARKS = "<!-- python benchmarks/peers.py -->", "<!-- end -->"
 NOBODY = "—"
 
@@ -43,7 +42,7 @@ def doubts(case):
         if one["failed"]:
             yield f"{one['name']} is left out: {one['failed']}"
             continue
-        if one["precision"] == "fp32" and one["labels_equal"] < SAME_LABELS:
+        if one["precision"] == "fp32" and one["labels_equal"] < backends.SAME_LABELS["fp32"]:
             yield f"{one['name']} did other work: {one['labels_equal']:.3%} of its labels are ours"
 
 

@@ -23,53 +23,68 @@ START_SECONDS = 180                 # in which a worker has its first labels: to
 TURN_SECONDS = 60                   # in which a turn is over
 
 
-class Worker:
-    """A process of its own for one backend with its settings. Raises RtsegError where that cannot run, or no longer runs."""
+class Process:
+    """A process that answers lines with lines, and is stopped whenever it is not asked anything. Its subclasses read a line, and say why it ended."""
 
-    def __init__(self, path, artifact, backend, settings, pixels, threads=None):
-        job = launch.on_backend("turns", path, artifact, backend, [pixels], threads, stages=stream.around(artifact, "pixels"), settings=settings)
-        self.backend, self.folder = backend, tempfile.TemporaryDirectory(prefix="rtseg-deploy-")
-        environment = launch.prepared(job, Path(self.folder.name), progress=True)
-        self.process = subprocess.Popen([sys.executable, *job.worker, "job.json", "result.json"], cwd=self.folder.name, env=environment, bufsize=0,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        with contextlib.ExitStack() as opening:
-            opening.callback(self.close)
-            self.told(START_SECONDS)
-            (self.labels,) = launch.labels_in(Path(self.folder.name), job)
-            opening.pop_all()
+    def __init__(self, name, command, errors=subprocess.DEVNULL, **options):
+        self.name = name
+        self.process = subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, **options)
 
-    def turn(self, steps):
-        """Seconds of each of so many steps."""
+    def ask(self, line, limit):
         with contextlib.suppress(BrokenPipeError):      # it has ended, and left why
-            self.process.stdin.write(b"%d\n" % steps)
+            self.process.stdin.write(line + b"\n")
         self.process.send_signal(signal.SIGCONT)
-        return self.told(TURN_SECONDS + steps)
+        return self.answer(limit)
 
-    def told(self, limit):
-        """The seconds that it tells next, after which it is stopped."""
+    def answer(self, limit):
+        """What it tells next, after which it is stopped. Raises RtsegError where that takes more seconds than the limit, or it ends."""
         until = time.monotonic() + limit
         while select.select([self.process.stdout], [], [], max(0.0, until - time.monotonic()))[0]:
             line = self.process.stdout.readline()
             if not line:
-                raise self.ended()
-            if line.startswith(runner.REPORT) and "seconds" in (event := json.loads(line[len(runner.REPORT):])):
+                raise self.ended(self.process.wait())
+            if (told := self.read(line)) is not None:
                 self.process.send_signal(signal.SIGSTOP)
-                return event["seconds"]
-        raise RtsegError(f"{self.backend} gave no labels in {limit:.0f} s", "try it by itself: rtseg-deploy bench")
-
-    def ended(self):
-        result = Path(self.folder.name, "result.json")
-        status = self.process.wait()
-        if not result.is_file():
-            return RtsegError(f"the worker of {self.backend} {launch.death(status)}", "run it again with less beside it")
-        found = files.read_json(result)
-        return RtsegError(found.get("error", f"the worker of {self.backend} ended by itself"), found.get("fix", ""))
+                return told
+        raise RtsegError(f"{self.name} gave no answer in {limit:.0f} s", "run it again with less beside it")
 
     def close(self):
         self.process.kill()
         self.process.wait()
         self.process.stdin.close()
         self.process.stdout.close()
+
+
+class Worker(Process):
+    """The worker of one backend with its settings. Raises RtsegError where that cannot run, or no longer runs."""
+
+    def __init__(self, path, artifact, backend, settings, pixels, threads=None):
+        job = launch.on_backend("turns", path, artifact, backend, [pixels], threads, stages=stream.around(artifact, "pixels"), settings=settings)
+        self.folder = tempfile.TemporaryDirectory(prefix="rtseg-deploy-")
+        environment = launch.prepared(job, Path(self.folder.name), progress=True)
+        Process.__init__(self, f"the worker of {backend}", [sys.executable, *job.worker, "job.json", "result.json"], cwd=self.folder.name, env=environment)
+        with contextlib.ExitStack() as opening:
+            opening.callback(self.close)
+            self.answer(START_SECONDS)
+            (self.labels,) = launch.labels_in(Path(self.folder.name), job)
+            opening.pop_all()
+
+    def turn(self, steps):
+        """Seconds of each of so many steps."""
+        return self.ask(b"%d" % steps, TURN_SECONDS + steps)
+
+    def read(self, line):
+        return json.loads(line[len(runner.REPORT):]).get("seconds") if line.startswith(runner.REPORT) else None
+
+    def ended(self, status):
+        result = Path(self.folder.name, "result.json")
+        if not result.is_file():
+            return RtsegError(f"{self.name} {launch.death(status)}", "run it again with less beside it")
+        found = files.read_json(result)
+        return RtsegError(found.get("error", f"{self.name} ended by itself"), found.get("fix", ""))
+
+    def close(self):
+        Process.close(self)
         self.folder.cleanup()
 
 

@@ -17,7 +17,7 @@ runner = sys.modules.get("rtseg_deploy.device.runner") or sys.modules["__main__"
 def turns(job, session):
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PARENT_ENDS, signal.SIGKILL)
-    whole = runner.need("frames").Frames(job, session)
+    whole = runner.framed(job, session)
     whole.feed(numpy.load(job["inputs"][0]))
     whole.step()
     runner.save_labels(whole.output(), job["labels"][0])
