@@ -178,9 +178,14 @@ def prepared(job, folder, **more):
     if "threads" in request:
         request["threads"] = request["threads"] or cpus()
     (folder / "job.json").write_text(json.dumps(request))
-    path = os.pathsep.join([str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])])
     backend = getattr(backends.find(request["backend"]), "ENVIRONMENT", {}) if job.worker == BACKENDS else {}
-    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", **backend}
+    return {**environment(), **backend}
+
+
+def environment():
+    """Of a process of ours in any folder: it imports this package, and nothing from where it runs."""
+    path = os.pathsep.join([str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 class Here:

@@ -1,0 +1,258 @@
+"""A worker of a fleet, and the scheduler that it asks: Dask's, with what is ours. Whoever reaches either can run code there: loopback, or TLS.
+
+A worker does each task in a process of its own, in a folder whose files are links into its store: files by their sha256, which stay for later tasks.
+"""
+import asyncio
+import contextlib
+import ipaddress
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+import uuid
+from itertools import count
+from pathlib import Path
+
+from distributed import Client, LocalCluster, Scheduler, Security, Worker, get_worker
+from distributed.diagnostics.plugin import WorkerPlugin
+from distributed.worker import thread_state
+
+from . import crew, facts, files, launch
+from .errors import RtsegError
+
+STORE_BYTES = 10 << 30              # of files for later tasks; the oldest go
+AGAIN_SECONDS = 2.0                 # between tries to reach a scheduler
+CONNECT_SECONDS = 10
+TLS = ("ca.pem", "cert.pem", "key.pem")
+
+
+class Unwanted(Exception):
+    """Whoever asked for a task no longer waits for it."""
+
+
+class Post(WorkerPlugin):
+    """What a worker knows of itself. on: the device that it drives through ssh; processors: shares of this machine's, one for each task at a time."""
+    name = "rtseg-deploy"
+
+    def __init__(self, store, on, slots):
+        self.store, self.on, self.slots, self.why = Path(store), on, slots, ""
+
+    def setup(self, worker):
+        self.worker = worker
+        self.store.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        self.shares = [set(mine[slot::self.slots] or mine[slot % len(mine):][:1]) for slot in range(self.slots)] if mine else [None] * self.slots
+        self.all, self.free = set(mine) or None, list(range(self.slots))
+
+    def kept(self, digest, blob):
+        """The path of a file in the store. Raises RtsegError where the bytes are others."""
+        path = self.store / digest
+        if not path.is_file():
+            if launch.digest(blob) != digest:
+                raise RtsegError("a file arrived damaged")
+            files.write(path, blob)
+            self.bound()
+        os.utime(path)
+        return path
+
+    def bound(self):
+        """Remove the oldest files that are too many; a task that runs has its own links to them."""
+        found = sorted((entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(self.store) if entry.is_file())
+        total = sum(size for _, size, _ in found)
+        for _, size, path in found[:-1]:
+            if total <= STORE_BYTES:
+                return
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            total -= size
+
+
+def do(request, hashes, blobs):
+    """Do a task on this worker. hashes: name -> sha256 of what it reads, blobs: sha256 -> bytes. Returns the reply that crew.Fleet.settle takes."""
+    worker = get_worker()
+    post, began = worker.plugins[Post.name], time.time()
+    try:
+        result, made = done(post, request, hashes, blobs, lambda: wanted(worker, thread_state.key))
+    except RtsegError as error:
+        result, made = {"ok": False, "error": error.what, "fix": error.fix, "machine": True}, {}
+    except OSError as error:
+        result, made = {"ok": False, "error": f"{error.filename or 'writing'}: {error.strerror or error}", "machine": True}, {}
+    except Unwanted:
+        result, made = {"ok": False, "error": "nobody waits for it"}, {}
+    return {"worker": str(worker.name), "began": began, "ended": time.time(), "result": result, "files": made}
+
+
+def wanted(worker, key):
+    state = worker.state.tasks.get(key)
+    return state is not None and state.state == "executing"
+
+
+def done(post, request, hashes, blobs, still_wanted):
+    """(result, name -> bytes of the files that were made)."""
+    slot = post.free.pop()
+    try:
+        with tempfile.TemporaryDirectory(prefix="rtseg-deploy-", dir=post.store) as name:
+            folder = Path(name)
+            for file, digest in hashes.items():
+                os.link(post.kept(digest, blobs[digest]), folder / file)
+            (folder / "job.json").write_text(json.dumps({**request, "on": post.on, "leash": True, "progress": True}))
+            worked(folder, post.all if request["action"] == "bench" else post.shares[slot], still_wanted)
+            result = files.read_json(folder / "result.json")
+            return result, {file: (folder / file).read_bytes() for file in result.get("made", ())}
+    finally:
+        post.free.append(slot)
+
+
+def worked(folder, processors, still_wanted):
+    """Run the task's own process to its end. Raises RtsegError where it leaves no result, Unwanted where it need not go on."""
+    def told(step, share):
+        if not still_wanted():
+            raise Unwanted
+
+    options = {"preexec_fn": lambda: os.sched_setaffinity(0, processors)} if processors else {}
+    command = [sys.executable, "-m", "rtseg_deploy.tasks", "job.json", "result.json"]
+    status, log = launch.watched(command, told, cwd=folder, env={**launch.environment(), "TMPDIR": str(folder)}, **options)
+    if not (folder / "result.json").is_file():
+        raise RtsegError(f"the process of the task {launch.death(status)}: {launch.last_line(log)}")
+
+
+def leave(why):
+    """This worker is to end, and to say why."""
+    get_worker().plugins[Post.name].why = why
+
+
+# ---- connections
+
+
+def security(folder):
+    """Dask's Security of a folder with ca.pem, cert.pem and key.pem; None where none is named. Raises RtsegError."""
+    if not folder:
+        return None
+    paths = [Path(folder, name) for name in TLS]
+    for path in paths:
+        if not path.is_file():
+            raise RtsegError(f"{path}: no such file", f"--tls takes a folder with {', '.join(TLS)}")
+    keys = {f"tls_{role}_{part}": str(path) for role in ("client", "scheduler", "worker") for part, path in zip(("cert", "key"), paths[1:])}
+    return Security(tls_ca_file=str(paths[0]), require_encryption=True, **keys)
+
+
+def refuse_open(host, tls, insecure):
+    """Raise RtsegError where anybody could reach it: whoever does runs code here."""
+    if not (tls or insecure or loopback(host)):
+        raise RtsegError(f"at {host} anybody who reaches this port could run code on this machine",
+                         "add --tls FOLDER, see docs/fleet.md; or, in a network that you alone are in, --insecure")
+
+
+def loopback(host):
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def client(address, tls):
+    """A distributed.Client. Raises RtsegError where no scheduler answers."""
+    try:
+        return Client(address, security=security(tls), timeout=CONNECT_SECONDS, set_as_default=False, name="rtseg-deploy")
+    except (OSError, TimeoutError, ValueError) as error:
+        raise RtsegError(f"no scheduler answers at {address}: {launch.first_line(error)}", "start one: rtseg-deploy scheduler") from None
+
+
+@contextlib.contextmanager
+def fleet(address, tls=None):
+    """The Fleet of a scheduler, which has to have workers."""
+    found = crew.Fleet(lambda: client(address, tls))
+    try:
+        limit = time.monotonic() + CONNECT_SECONDS
+        while not found.workers():
+            if time.monotonic() > limit:
+                raise RtsegError(f"the scheduler at {address} has no workers", f"start one on each machine: rtseg-deploy worker --scheduler {address}")
+            time.sleep(0.1)
+        yield found
+    finally:
+        found.close()
+
+
+@contextlib.contextmanager
+def local(slots, devices=()):
+    """A Fleet of this machine alone: one worker, so that what is timed is timed alone."""
+    with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+        cluster = LocalCluster(n_workers=1, threads_per_worker=slots, processes=False, dashboard_address=None, resources=resources(None, devices),
+                               worker_dashboard_address=None, name="local")
+        with cluster, cluster.get_client() as one:
+            one.register_plugin(Post(folder, None, slots))
+            yield crew.Fleet(lambda: one)
+
+
+def resources(on, targets):
+    """What a worker has for tasks: see crew.MACHINE."""
+    for name in targets:
+        facts.target(name)
+    return {crew.MACHINE: crew.ALL, **({} if on else {crew.PROCESSOR: crew.ALL}), **dict.fromkeys(targets, 1)}
+
+
+# ---- processes
+
+
+def scheduler(host, port, tls, insecure, told):
+    """Serve until a signal; told(address) once it listens."""
+    refuse_open(host, tls, insecure)
+
+    async def serve():
+        protocol = "tls://" if tls else "tcp://"
+        async with Scheduler(host=host, port=port, protocol=protocol, security=security(tls), dashboard=False) as served:
+            told(served.address)
+            await stopped(served.finished())
+
+    asyncio.run(serve())
+
+
+def worker(address, targets, on, slots, store, tls, host, insecure, told):
+    """Work for a scheduler until a signal; where it is gone, until it is back. Returns why it was set aside. told(line)."""
+    refuse_open(host or route(address), tls, insecure)
+    if on and slots != 1:
+        raise RtsegError(f"{on} does one thing at a time", "leave --slots out")
+    name, store = f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}", Path(store or files.cache() / "fleet")
+
+    async def once(number):
+        post = Post(store, on, slots)
+        async with Worker(address, nthreads=slots, name=name if not number else f"{name}-{number}", resources=resources(on, targets), security=security(tls),
+                          host=host, dashboard=False, local_directory=str(store / "dask"), plugins=[post]) as one:
+            told(f"{one.name} works for {address}: {', '.join(targets) or 'processor'}, {slots} at a time")
+            return await stopped(one.finished()), post.why
+
+    for number in count():
+        try:
+            signalled, why = asyncio.run(once(number))
+            if signalled or why:
+                return why
+        except (OSError, TimeoutError, RuntimeError):       # RuntimeError: a worker that could not start
+            pass
+        told(f"no scheduler at {address}: trying again")
+        time.sleep(AGAIN_SECONDS)
+
+
+def route(address):
+    """The address of this machine from which a scheduler is reached, as its workers and clients see it."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((host.strip("[]"), int(port)))
+            return probe.getsockname()[0]
+    except (OSError, ValueError):
+        raise RtsegError(f"{address} is no address of a scheduler that can be reached", "it is like tcp://192.168.1.5:8786") from None
+
+
+async def stopped(finished):
+    """Whether a signal ended the waiting, and not what is waited for."""
+    stop = asyncio.Event()
+    for one in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(one, stop.set)
+    waits = [asyncio.ensure_future(finished), asyncio.ensure_future(stop.wait())]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for one in waits:
+        one.cancel()
+    return stop.is_set()
