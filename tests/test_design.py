@@ -15,6 +15,7 @@ LAYERS = [
     {"errors", "device.runner", "device.building", "device.steps", "device.parser", "device.sampler", "device.look", "device.frames", "device.layers",
      "device.labelling", "device.quantised", "device.kernels", "device.gpukernels", "device.gpuframes", "device.turns"},
     {"files", "telemetry", "svg", "statistics"},
+    {"locks"},
     {"records", "facts"},
     {"graphs", "tables", "calibration_table"},
     {"rules"},
@@ -96,7 +97,7 @@ def test_imports_go_one_way(path):
 
 
 def test_the_measuring_half_imports_no_torch_and_no_onnx():
-    for name in ("launch", "bench", "build", "predict", "images", "records", "files", "facts", "report", "backends", "device", "device.runner",
+    for name in ("launch", "bench", "build", "predict", "images", "records", "files", "locks", "facts", "report", "backends", "device", "device.runner",
                  "ssh", "ondevice", "bundle", "collect", "precision", "verify", "deploy_config", "telemetry", "conditions", "doctor", "plans",
                  "tables", "facts.tables", "statistics", "doubts", "campaign", "measure",
                  "device.layers", "profile", "datasets", "lists", "accuracy", "facts.datasets", "calibration_table", "device.quantised",

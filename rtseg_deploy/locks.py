@@ -1,0 +1,110 @@
+"""Who may write a goal, and who may have the machine: locks of the kernel's (flock), which end with their process, however that ends."""
+import fcntl
+import hashlib
+import os
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from . import files
+from .errors import RtsegError
+
+POLL_SECONDS = 0.2                  # whoever waits must not take time from what is timed
+
+
+def quiet(step, done):
+    """A tell that tells nobody."""
+
+
+@contextmanager
+def goal(path, tell=quiet):
+    """A block in which no other run on this machine writes that file: each waits for the one before. Raises RtsegError where there are no locks.
+
+    The lock is a hidden file beside the goal, and gone afterwards; where that folder takes none it is in the user's cache. Not to be nested for one
+    goal. Who takes goals and the machine takes the machine last.
+    """
+    path = Path(os.path.realpath(Path(path).parent), Path(path).name)
+    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
+    with suppress(OSError):
+        files.folder(path.parent)
+    beside = path.with_name(f".{path.name}.lock")
+    with taken([beside, *(folder / f"goal-{name}.lock" for folder in folders())], fcntl.LOCK_EX, f"waiting for another run that writes {path.name}",
+               tell) as lock:
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                os.unlink(lock.name)    # still held: whoever waits sees that it is another file, and opens the next
+
+
+@contextmanager
+def machine(alone, tell=quiet):
+    """A block for what is timed (alone) or what computes or builds (beside others that do): never both on this machine, of this user.
+
+    Whoever comes goes through a turnstile, and stands in it while it waits: what comes after somebody who wants to be alone cannot go before.
+    Never to be nested: who waits to be alone would wait for itself.
+    """
+    why = "waiting until nothing else is timed or computed here" if alone else "waiting for what is timed here"
+    turnstile, room = ([folder / f"{name}-{boot()}.lock" for folder in folders()] for name in ("turnstile", "machine"))
+    with taken(turnstile, fcntl.LOCK_EX, why, tell):
+        lock = taken(room, fcntl.LOCK_SH if not alone else fcntl.LOCK_EX, why, tell)
+    with lock:
+        yield
+
+
+def boot():
+    """What this machine is known by in a cache that it may share with others: containers on it agree, and other machines do not."""
+    return files.identity("/proc/sys/kernel/random/boot_id")
+
+
+def folders():
+    """Those of this user in which a lock can be, the first that takes one."""
+    with suppress(RtsegError):
+        yield files.cache()
+    folder = Path(tempfile.gettempdir(), f"rtseg-deploy-{os.getuid()}")
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.lstat().st_uid == os.getuid():
+            yield folder
+
+
+def taken(paths, how, why, tell):
+    """The open file, of the first path that takes a lock, that holds it until it is closed. Raises RtsegError where none does."""
+    failed = OSError(0, "no folder")
+    for path in paths:
+        try:
+            return locked(path, how, why, tell)
+        except OSError as error:        # a folder that cannot be written, a file system without locks
+            failed = error
+    raise RtsegError(f"nothing can be locked on this machine: {failed.filename or paths[-1]}: {failed.strerror}",
+                     "name a folder on a disk of its own: XDG_CACHE_HOME=DIR")
+
+
+def locked(path, how, why, tell):
+    while True:
+        with ExitStack() as opened:
+            file = opened.enter_context(open(path, "ab", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)))
+            while not free(file, how):
+                tell(why, None)
+                time.sleep(POLL_SECONDS)
+            if same(file, path):
+                opened.pop_all()
+                return file
+
+
+def free(file, how):
+    """Whether its lock is ours now."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def same(file, path):
+    """Whether the path is still that of the open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
