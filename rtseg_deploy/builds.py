@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import __version__, build, crew, facts, files, launch, plans, tasks
-from .campaign import export_of, target_of
+from .campaign import export_of, target_of, title
 from .errors import RtsegError
 from .records import FORMAT, Artifact, read_artifact, sidecar, size, write_artifact
 
@@ -65,10 +65,11 @@ def export_fp32(row):
 
 def first(onnx, target, members, plan, found, root, by, again, how):
     """The Tasks that the engines of one ONNX file begin with."""
-    title = f"{members[0][1][0]} of {len(plan.rows)}"
+    number = members[0][1][0]
+    name = title(number, plan, found[number].row)
 
     def engines():
-        return [task for precision, numbers in members for task in engine(onnx, target, precision, numbers, title, found, root, by, again, how)]
+        return [task for precision, numbers in members for task in engine(onnx, target, precision, numbers, name, found, root, by, again, how)]
 
     def exported(result, folder):
         if not result["ok"]:
@@ -79,11 +80,11 @@ def first(onnx, target, members, plan, found, root, by, again, how):
 
     if sound(onnx):
         return engines()
-    row = found[members[0][1][0]].row
-    return [tasks.exporting(title, then=exported, **export_fp32(row))]
+    row = found[number].row
+    return [tasks.exporting(name, then=exported, **export_fp32(row))]
 
 
-def engine(onnx, target, precision, numbers, title, found, root, by, again, how):
+def engine(onnx, target, precision, numbers, name, found, root, by, again, how):
     """The Task that builds one engine; none where it is there."""
     goal = build.goal_of(onnx, target, precision or read_artifact(onnx).precision, root)
     if not again and sound(goal, files.sha256(onnx)):
@@ -98,7 +99,7 @@ def engine(onnx, target, precision, numbers, title, found, root, by, again, how)
         made = kept(folder / tasks.ENGINE, goal, {"file": str(onnx), "sha256": files.sha256(onnx)})
         note(found, numbers, path=goal, engine=made)
 
-    return [tasks.building(title, onnx, target.name, precision == "fp16", then, device, **how)]
+    return [tasks.building(name, onnx, target.name, precision == "fp16", then, device, **how)]
 
 
 def sound(path, parent=None):

@@ -105,7 +105,8 @@ def first(key, members, plan, ask, found, scratch):
         left[0] -= 1
         if not left[0]:
             path.unlink()
-    return [tasks.exporting(f"{members[0][0]} of {len(plan.rows)}", then=exported, **export_of(members[0][1]))]
+    number, row, _ = members[0]
+    return [tasks.exporting(title(number, plan, row), then=exported, **export_of(row))]
 
 
 def timing(member, path, plan, ask, found, over=lambda: None):
@@ -126,7 +127,11 @@ def timing(member, path, plan, ask, found, over=lambda: None):
         over()
 
     device = target_of(row.device) if any(map(backends.on_gpu, names)) else ""
-    return tasks.timing(f"{number} of {len(plan.rows)}", path, ask, timed, device or "")
+    return tasks.timing(title(number, plan, row), path, ask, timed, device or "")
+
+
+def title(number, plan, row):
+    return " ".join(filter(None, [f"{number} of {len(plan.rows)}:", Path(row.subject).name, row.resolution and size(row.resolution)]))
 
 
 def failed(found, key, result):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import json
+import logging
 import os
 import signal
 import socket
@@ -27,6 +28,9 @@ STORE_BYTES = 10 << 30              # of files for later tasks; the oldest go
 AGAIN_SECONDS = 2.0                 # between tries to reach a scheduler
 CONNECT_SECONDS = 10
 TLS = ("ca.pem", "cert.pem", "key.pem")
+HERE_ALONE = "127.0.0.1:0"          # where Dask's pages of what goes on are: they know no TLS
+
+logging.getLogger("distributed").setLevel(logging.INFO if os.environ.get("RTSEG_DEBUG") else logging.ERROR)
 
 
 class Unwanted(Exception):
@@ -203,7 +207,8 @@ def scheduler(host, port, tls, insecure, told):
 
     async def serve():
         protocol = "tls://" if tls else "tcp://"
-        async with Scheduler(host=host, port=port, protocol=protocol, security=security(tls), dashboard=False) as served:
+        async with Scheduler(host=host, port=port, protocol=protocol, security=security(tls), dashboard=False,
+                             dashboard_address=HERE_ALONE) as served:
             told(served.address)
             await stopped(served.finished())
 
@@ -220,7 +225,7 @@ def worker(address, targets, on, slots, store, tls, host, insecure, told):
     async def once(number):
         post = Post(store, on, slots)
         async with Worker(address, nthreads=slots, name=name if not number else f"{name}-{number}", resources=resources(on, targets), security=security(tls),
-                          host=host, dashboard=False, local_directory=str(store / "dask"), plugins=[post]) as one:
+                          host=host, dashboard=False, dashboard_address=HERE_ALONE, local_directory=str(store / "dask"), plugins=[post]) as one:
             told(f"{one.name} works for {address}: {', '.join(targets) or 'processor'}, {slots} at a time")
             return await stopped(one.finished()), post.why
 

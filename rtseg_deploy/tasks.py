@@ -7,10 +7,10 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from . import __version__, bench, build, datasets, evaluate, facts, files, launch, own, ssh, tune
+from . import __version__, bench, build, datasets, evaluate, facts, files, launch, ssh, tune
 from .device import runner
 from .errors import RtsegError, need
 from .measure import named

@@ -42,7 +42,7 @@ def evaluate(subject, folder, kind, split, backend, count, resolution, dialect, 
 
     apart = bool(scheduler or local)
     if apart and (save or backend == "auto"):
-        raise click.UsageError("a fleet counts: --save draws on this machine, and --backend auto is the best of this machine; leave --scheduler and --local out")
+        raise click.UsageError("a fleet counts: --save draws here, and --backend auto is the best of this machine; leave --scheduler and --local out")
     with crew(scheduler, local, tls, on) as by, progress() as tell:
         tell("looking for pictures", None)
         data = some(datasets.dataset(folder, kind, split), count)

@@ -4,7 +4,8 @@ import click
 from ..errors import RtsegError, need
 from .group import cli
 
-tls = click.option("--tls", metavar="FOLDER", type=click.Path(exists=True, file_okay=False), help="ca.pem, cert.pem and key.pem: encrypted, and known parties only.")
+tls = click.option("--tls", metavar="FOLDER", type=click.Path(exists=True, file_okay=False),
+                   help="Folder of ca.pem, cert.pem and key.pem: encrypted, and known parties only.")
 insecure = click.option("--insecure", is_flag=True, help="Listen beyond this machine without --tls: whoever reaches it can run code here.")
 
 
@@ -28,7 +29,7 @@ def scheduler(host, port, tls, insecure):
 @click.option("--scheduler", "address", required=True, metavar="tcp://HOST:PORT", help="tls://HOST:PORT with --tls.")
 @click.option("--target", "targets", multiple=True, help="A device that this worker has: gtx-1080ti, rtx-2080ti, jetson-tx2.")
 @click.option("--on", metavar="ssh://[USER@]HOST[:PORT][/PYTHON]", help="It has that device at the other end of ssh, and does nothing else.")
-@click.option("--slots", type=click.IntRange(1, 256), default=1, show_default=True, help="How much is built or computed at a time; what is timed is timed alone.")
+@click.option("--slots", type=click.IntRange(1, 256), default=1, show_default=True, help="How much is computed at a time; what is timed is timed alone.")
 @click.option("--store", type=click.Path(file_okay=False), help="Where files that arrived are kept; in the cache folder if not given.")
 @click.option("--host", help="Address to listen at, for other workers; the one from which the scheduler is reached if not given.")
 @tls

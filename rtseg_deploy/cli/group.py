@@ -16,10 +16,12 @@ need_export = ("torch", "onnx", "onnx_graphsurgeon", "polygraphy", "onnxruntime"
 
 def fleet(command):
     """Who does the work: see crew()."""
-    command = click.option("--tls", metavar="FOLDER", type=click.Path(exists=True, file_okay=False), help="With --scheduler tls://…: ca.pem, cert.pem, key.pem.")(command)
-    command = click.option("--local", type=click.IntRange(1, 256), metavar="N", help="Do so many things at a time on this machine; what is timed is timed alone.")(
-        command)
-    return click.option("--scheduler", metavar="tcp://HOST:PORT", help="Let the workers of a fleet do it: `rtseg-deploy scheduler`, `rtseg-deploy worker`.")(command)
+    for option in (
+            click.option("--tls", metavar="FOLDER", type=click.Path(exists=True, file_okay=False), help="For --scheduler tls://…: ca.pem, cert.pem, key.pem."),
+            click.option("--local", type=click.IntRange(1, 256), metavar="N", help="So much at a time on this machine; what is timed is timed alone."),
+            click.option("--scheduler", metavar="tcp://HOST:PORT", help="Let the workers of a fleet do it: `rtseg-deploy scheduler`, `rtseg-deploy worker`.")):
+        command = option(command)
+    return command
 
 
 @contextlib.contextmanager
