@@ -1,6 +1,6 @@
 """A piece of work that any machine can do: job.json and files in a folder -> result.json and the files that it made.
 
-`bench PLAN`, `build-engine PLAN` and `eval` are made of these. Here they are done one after another in this process; a worker of a fleet (crew.py)
+`bench PLAN`, `build-engine PLAN` and `eval` are made of these. Here they are done one after another in this process; a worker of a fleet (remote.py)
 does each in a process of its own, `python -m rtseg_deploy.tasks job.json result.json`, with the same function.
 """
 import json

@@ -48,6 +48,7 @@ LAYERS = [
     {"tasks"},
     {"crew"},
     {"remote", "campaign"},
+    {"fleet"},
     {"builds"},
     {"terminal"},
     {"cli"},
