@@ -9,7 +9,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import bench, build, facts, files, launch, ondevice
+from . import bench, build, facts, files, launch, locks, ondevice
 from .device import runner
 from .errors import RtsegError, first_line
 from .records import FORMAT, from_json, write_artifact
@@ -160,7 +160,8 @@ def engine(job, jobs, engines):
         return described
 
     goal = build.goal_of(job["file"], target, job["precision"], engines)
-    write_artifact(goal, fill)
+    with locks.goal(goal):
+        write_artifact(goal, fill)
     return Filed(job["name"], True, str(goal))
 
 
