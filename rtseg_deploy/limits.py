@@ -19,7 +19,7 @@ TEXT_BYTES = 64 << 20               # a list of a million images
 TEXT_LINES = 1 << 20
 CSV_LINES = 1 << 20                 # Cityscapes has 24,998 images
 SUMS_BYTES = 16 << 20               # of an archive's members: 10,000 lines
-PLAN_BYTES, PLAN_ROWS, PLAN_DEPTH = 4 << 20, 10_000, 8      # every network, size, precision and device: some 6,000 rows
+PLAN_BYTES, PLAN_ROWS, PLAN_PARTS = 4 << 20, 10_000, 32      # every network, size, precision and device: some 6,000 rows
 CHECKPOINT_BYTES = 3 << 29          # DDRNet-39 1.5x in FP32 with Adam's two moments: 0.9 GB
 CHECKPOINT_MEMBERS = 100_000        # DDRNet-39 with its optimizer: 2,500
 TENSORS = 100_000
@@ -99,6 +99,20 @@ def taken():
     except OSError:
         return 0
     return int(found[1]) << 10 if found else 0
+
+
+# ---- TOML
+
+
+PARTS = re.compile(rb"(?:[\w\"'-]+\s*\.\s*){%d}" % PLAN_PARTS)
+
+
+def light_toml(path):
+    """The text of a plan. Raises RtsegError for what Python's reader of TOML takes minutes for: keys of many parts."""
+    found = data(path, PLAN_BYTES)
+    if PARTS.search(found):
+        refuse(path, f"has a key of more than {PLAN_PARTS} parts", "engines/README.md says how a plan looks")
+    return found.decode()
 
 
 # ---- JSON
