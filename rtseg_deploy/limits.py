@@ -3,9 +3,11 @@
 Nothing here is reached by a file of these networks; beside each number stands the largest of them. What is refused is refused by what it would take,
 before that is taken.
 """
+import os
 import re
 import resource
 from contextlib import contextmanager
+from functools import cache
 
 from .errors import RtsegError
 
@@ -50,12 +52,13 @@ def data(path, most):
     """The bytes of a file. Raises RtsegError where there are more, before they are read."""
     try:
         with open(path, "rb") as file:
-            found = file.read(most + 1)
+            found = b"" if os.fstat(file.fileno()).st_size > most else file.read(most + 1)      # a pipe does not say how much it has
+            larger = len(found) > most or os.fstat(file.fileno()).st_size > most
     except OSError as error:
         raise RtsegError(f"{path}: {error.strerror}") from None
     except ValueError as error:     # a name with a NUL in it
         raise RtsegError(f"{str(path)!r} is no name of a file: {error}") from None
-    if len(found) > most:
+    if larger:
         refuse(path, f"is larger than the {amount(most)} that are taken of such a file")
     return found
 
@@ -99,6 +102,75 @@ def taken():
     except OSError:
         return 0
     return int(found[1]) << 10 if found else 0
+
+
+# ---- protobuf
+
+
+def refuse_heavy_messages(found, path, kind, damaged):
+    """Raise RtsegError where the messages in these bytes, of that kind (a descriptor), are too many or too deep, or end where they do not.
+
+    Protobuf takes some hundred bytes for a message of two. Its wire format: https://protobuf.dev/programming-guides/encoding
+    """
+    inside, at, count, numbers = [(len(found), kind)], 0, 0, 0
+    try:
+        while inside:
+            end, kind = inside[-1]
+            if at == end:
+                inside.pop()
+                continue
+            key, at = varint(found, at)
+            size, at = {0: after_varint, 1: fixed64, 2: varint, 5: fixed32}.get(key & 7, tag)(found, at)
+            field = fields(kind).get(key >> 3)
+            count, numbers = count + 1, numbers + size * (field == "numbers")
+            if at + size > end:
+                refuse(path, *damaged)
+            if key & 7 == 2 and field not in (None, "numbers"):
+                inside.append((at + size, field))
+            else:
+                at += size
+            if count > ONNX_FIELDS or numbers > ONNX_NUMBERS or len(inside) > ONNX_DEPTH:
+                refuse(path, f"has more than {ONNX_FIELDS:,} parts or {ONNX_NUMBERS:,} bytes of whole numbers, or is nested more than {ONNX_DEPTH} deep")
+    except IndexError:
+        refuse(path, *damaged)
+
+
+@cache
+def fields(kind):
+    """Number -> the descriptor of a field's messages, or "numbers" where whole ones lie there packed."""
+    packed = {number: "numbers" for number, field in kind.fields_by_number.items() if field.type in VARINTS}
+    return packed | {number: field.message_type for number, field in kind.fields_by_number.items() if field.message_type}
+
+
+VARINTS = (3, 4, 5, 8, 13, 14, 17, 18)      # int64, uint64, int32, bool, uint32, enum, sint32, sint64: FieldDescriptor.Type
+
+
+def varint(found, at):
+    """(number, where it ends)."""
+    value = shift = 0
+    while True:
+        byte = found[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128 or shift > 63:
+            return value, at
+
+
+def after_varint(found, at):
+    return 0, varint(found, at)[1]
+
+
+def fixed64(found, at):
+    return 8, at
+
+
+def fixed32(found, at):
+    return 4, at
+
+
+def tag(found, at):
+    """Of groups, which ONNX has none of."""
+    return 0, at
 
 
 # ---- TOML
