@@ -1,4 +1,5 @@
 """What a stranger's file of each kind goes through: every reader that meets it, as the commands call them."""
+import dataclasses
 import functools
 import json
 import os
@@ -18,6 +19,7 @@ class Kind:
     mutated: Callable               # (bytes, random) -> bytes
     read: Callable                  # in the folder, of the file; raises RtsegError or nothing
     beside: Callable = lambda: None # put into the folder what the input needs
+    starts: bool = False            # whether reading it starts programs
 
     @functools.cached_property
     def valid(self):
@@ -151,7 +153,7 @@ def read_labels(path):
     from rtseg_deploy import datasets
 
     data = datasets.dataset(".", "folder")
-    each(lambda: datasets.truth(data, data.pairs[0]), lambda: datasets.label_values(datasets.replace(data, coloured=True), data.pairs[0]))
+    each(lambda: datasets.truth(data, data.pairs[0]), lambda: datasets.label_values(dataclasses.replace(data, coloured=True), data.pairs[0]))
 
 
 def beside_text():
@@ -180,7 +182,7 @@ KINDS = {
     "onnx": Kind("theirs.onnx", seeds.onnx_files, mutations.of_protobuf, read_onnx),
     "sidecar": Kind("net.onnx.json", lambda: [seeds.as_json(seeds.sidecar(kind).to_json()) for kind in ("onnx", "engine")], mutations.of_json, read_sidecar,
                     beside_sidecar),
-    "job": Kind("job.json", seeds.jobs, mutations.of_json, read_job, beside_job),
+    "job": Kind("job.json", seeds.jobs, mutations.of_json, read_job, beside_job, starts=True),
     "result": Kind("answer.json", seeds.results, mutations.of_json, read_result),
     "plan": Kind("plan.toml", seeds.plans, mutations.of_lines, read_plan, lambda: Path("net.onnx").write_bytes(b"")),
     "bundle": Kind("results.tar.gz", seeds.archives, mutations.of_archive, read_archive),
