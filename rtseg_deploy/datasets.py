@@ -9,6 +9,7 @@ What is taken, by the layout of the folder:
               network's outputs 0, 1, 2, …
 Ids are in 8-bit, palette or 16-bit PNGs; 255, and 65535 of 16 bits, are ignored everywhere. Text is UTF-8, with any line ends; a header may be there.
 """
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -171,7 +172,7 @@ def from_csv(folder, path):
             # neither's rules may be evaded on the other's machine
             if any(kind(cell).is_absolute() or ".." in kind(cell).parts for kind in (PurePosixPath, PureWindowsPath)):
                 raise RtsegError(f"{path}: {cell} leaves the folder {folder}", "name files below it")
-        if not (folder / row[0]).is_file():
+        if not os.path.isfile(folder / row[0]):
             raise RtsegError(f"{folder / row[0]}: no such file, though {path.name} lists it")
     return paired((str(Path(row[0]).with_suffix("")), folder / row[0], folder / row[1]) for row in rows)
 
