@@ -16,7 +16,7 @@ LAYERS = [
      "device.labelling", "device.quantised", "device.kernels", "device.gpukernels", "device.gpuframes", "device.turns"},
     {"files", "telemetry", "svg", "statistics"},
     {"records", "facts"},
-    {"graphs", "tables", "calibration_table"},
+    {"graphs", "tables", "calibration_table", "signatures"},
     {"rules"},
     {"images", "layers", "lists"},
     {"models", "datasets"},
