@@ -73,7 +73,7 @@ def check(path, signers):
         raise RtsegError(f"{path} is not signed: there is no {where.name} beside it", f"who made it signs it: rtseg-deploy sign {Path(path).name}")
     names = keygen("find-principals", "-f", str(signers), "-s", str(where))
     if names.returncode:
-        raise RtsegError(f"{path} is signed by nobody that is in {signers}: {said(names)}", "compare the key with its owner, then add it there: NAME PUBLIC-KEY")
+        raise RtsegError(f"{path} is signed by nobody that is in {signers}: {said(names)}", "ask who it is, and add them there: NAME PUBLIC-KEY")
     for name in names.stdout.splitlines():
         with open(signed(path), "rb") as file:
             done = keygen("verify", "-f", str(signers), "-s", str(where), "-I", name, stdin=file)

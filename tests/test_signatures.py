@@ -59,7 +59,8 @@ def test_it_is_openssh_itself_that_reads_and_writes_them(file, keys):
     assert signatures.check(file, keys / "signers").signer == "friend@here"
     signatures.sign(file, keys / "friend")
     with open(file) as source:
-        subprocess.run(["ssh-keygen", "-Y", "verify", "-n", "rtseg-deploy", "-f", keys / "signers", "-I", "friend@here", "-s", f"{file}.sig"], stdin=source, check=True)
+        subprocess.run(["ssh-keygen", "-Y", "verify", "-n", "rtseg-deploy", "-f", keys / "signers", "-I", "friend@here", "-s", f"{file}.sig"],
+                       stdin=source, check=True)
 
 
 def test_one_byte_more_is_not_what_was_signed(file, keys):

@@ -11,7 +11,8 @@ from .group import as_json, cli
 
 @cli.command()
 @click.argument("paths", metavar="FILE...", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
-@click.option("--key", type=click.Path(exists=True, dir_okay=False), help="A private key, or the public half of one that ssh-agent has; one of ~/.ssh if not given.")
+@click.option("--key", type=click.Path(exists=True, dir_okay=False),
+              help="A private key, or the public half of one that ssh-agent has; one of ~/.ssh if not given.")
 @as_json
 def sign(paths, key, as_json):
     """Sign bundles, results, artifacts with your SSH key (ssh-keygen -Y sign, namespace rtseg-deploy): FILE.sig is put beside each.
