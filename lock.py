@@ -15,8 +15,8 @@ HEAD = "# Made by `make lock` from constraints.txt. Use it with: pip install --n
 
 
 def main():
-    compiled = subprocess.run([Path(sys.executable).with_name("uv"), "pip", "compile", "--quiet", "--universal", "--python-version", "3.10", "--generate-hashes",
-                               "--no-annotate", "--no-header", "constraints.txt"], check=True, capture_output=True, text=True).stdout
+    uv = [Path(sys.executable).with_name("uv"), "pip", "compile", "--quiet", "--universal", "--python-version", "3.10"]
+    compiled = subprocess.run([*uv, "--generate-hashes", "--no-annotate", "--no-header", "constraints.txt"], check=True, capture_output=True, text=True).stdout
     packages = [text for text in re.split(r"(?m)^(?=\S)", compiled)[1:] if not TORCHS.fullmatch(text.partition("==")[0])]
     write("requirements.txt", [text for text in packages if not text.startswith("tensorrt")])
     write("requirements-rtx.txt", [text for text in packages if text.startswith("tensorrt")])
