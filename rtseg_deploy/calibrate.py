@@ -4,9 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 
-from . import accuracy, calibration_table, datasets, files, images, int8, proof
+from . import accuracy, calibration_table, datasets, files, graphs, images, int8, proof
 from .errors import RtsegError
 from .lists import listed, spread, write_list
 from .records import read_artifact, write_model
@@ -58,7 +57,7 @@ def calibrate(path, source, goal=None, ask=Ask(), tell=lambda step, done: None):
     if Path(path).resolve() in {Path(made).resolve() for made in (goal, ask.table) if made}:
         raise RtsegError(f"{path} would be overwritten", "choose another name")
     chosen, others, warnings = images_of(source, ask)
-    model = onnx.load(path)
+    model = graphs.load(path)
 
     def fed(image):
         return images.fed(images.resized(images.read(image), artifact.resolution), artifact.input, artifact.normalisation)

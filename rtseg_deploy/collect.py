@@ -9,14 +9,13 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import bench, build, facts, files, launch, ondevice, signatures
+from . import bench, build, facts, files, launch, limits, ondevice, signatures
 from .device import runner
 from .errors import RtsegError, first_line
 from .records import FORMAT, from_json, write_artifact
 
 NAME = r"(?a:\w[\w-]*(\.\w[\w-]*)*)"
 MEMBER = re.compile(rf"{NAME}(/{NAME})?")
-MOST_MEMBERS, MOST_BYTES, MOST_TEXT = 10_000, 1 << 35, 1 << 26  # an engine is read in blocks; a text is read whole
 LONGEST = 200                       # of a member's name
 AGAIN = "run the bundle again and take its results.tar.gz"
 
@@ -64,10 +63,12 @@ def unpack(archive, folder):
         with tarfile.open(archive, "r:gz", tarinfo=Plain) as packed:
             for member in packed:
                 total += member.size
-                read_whole = not member.name.endswith((".npy", "/engine"))
-                if (len(member.name) > LONGEST or not MEMBER.fullmatch(member.name) or member.name in seen or len(seen) >= MOST_MEMBERS or total > MOST_BYTES
-                        or (read_whole and member.size > MOST_TEXT)):
+                most = limits.LABEL_BYTES if member.name.endswith(".npy") else limits.ARCHIVE_BYTES if member.name.endswith("/engine") else limits.ARCHIVE_TEXT
+                if (len(member.name) > LONGEST or not MEMBER.fullmatch(member.name) or member.name in seen or len(seen) >= limits.ARCHIVE_MEMBERS
+                        or not 0 <= member.size <= most or total > limits.ARCHIVE_BYTES):
                     refuse(member.name)
+                if member.size > shutil.disk_usage(folder).free:
+                    raise RtsegError(f"{archive} unpacks to more than is free on {folder}", "free some space, or name another folder: TMPDIR=DIR")
                 seen.add(member.name)
                 goal = folder / member.name
                 goal.parent.mkdir(exist_ok=True)

@@ -5,6 +5,7 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
+from . import limits
 from .errors import RtsegError
 
 
@@ -62,9 +63,7 @@ def write_json(path, value):
 def read_json(path):
     """A JSON object. Raises RtsegError where there is none."""
     try:
-        value = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise RtsegError(f"{path}: {error.strerror}") from None
+        value = json.loads(limits.light_json(limits.data(path, limits.JSON_BYTES), path), parse_int=limits.whole)
     except (ValueError, RecursionError) as error:
         raise RtsegError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):

@@ -9,7 +9,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 from . import proof
 from .errors import RtsegError, first_line
-from .graphs import graphs, load, sides_of
+from .graphs import graphs, load, sides_of, tensors
 from .records import size
 
 LONGEST_SIDE = 16384                # pixels
@@ -103,15 +103,6 @@ def refuse_node(node, source):
         raise RtsegError(f"{name} holds a sparse tensor", "export it with dense ones")
     if "Linear" in str(node.op_type) or str(node.op_type).endswith("Integer"):  # a name that is no text is bytes; the checker refuses it later
         raise RtsegError(f"{name}: the network is quantised", "take the FP32 file that it was made from")
-
-
-def tensors(graph):
-    """Every tensor that a graph stores."""
-    for inner in graphs(graph):
-        yield from inner.initializer
-        for node in inner.node:
-            for attribute in node.attribute:
-                yield from ([attribute.t] if attribute.HasField("t") else attribute.tensors)
 
 
 # ---- what goes in

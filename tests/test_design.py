@@ -14,6 +14,7 @@ PACKAGE = ROOT / "rtseg_deploy"
 LAYERS = [
     {"errors", "device.runner", "device.building", "device.steps", "device.parser", "device.sampler", "device.look", "device.frames", "device.layers",
      "device.labelling", "device.quantised", "device.kernels", "device.gpukernels", "device.gpuframes", "device.turns"},
+    {"limits"},
     {"files", "telemetry", "svg", "statistics"},
     {"records", "facts"},
     {"graphs", "tables", "calibration_table", "signatures"},
