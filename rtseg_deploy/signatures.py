@@ -4,6 +4,7 @@ What is signed is the file that is named, or, of an artifact, its sidecar, which
 FILE.sig. A signature says who, not when and not under which name: an older file of the same signer passes too.
 """
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -70,7 +71,7 @@ def check(path, signers):
     """
     where = signature(path)
     if not where.is_file():
-        raise RtsegError(f"{path} is not signed: there is no {where.name} beside it", f"who made it signs it: rtseg-deploy sign {Path(path).name}")
+        raise RtsegError(f"{path} is not signed: there is no {where.name} beside it", f"who made it signs it: rtseg-deploy sign {shlex.quote(Path(path).name)}")
     names = keygen("find-principals", "-f", str(signers), "-s", str(where))
     if names.returncode:
         raise RtsegError(f"{path} is signed by nobody that is in {signers}: {said(names)}", "ask who it is, and add them there: NAME PUBLIC-KEY")
