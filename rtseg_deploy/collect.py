@@ -117,7 +117,7 @@ def read(folder):
 def fit(job):
     """Whether what decides where a job's result is filed is one of the names it can be, and what it made came along."""
     names = [*job["results"], *job.get("pictures", [])]
-    if not all(isinstance(name, str) for name in names) or not Path(job.get("file", "")).stem.isprintable():
+    if not all(isinstance(name, str) and len(name) <= LONGEST for name in names) or not Path(job.get("file", "")).stem.isprintable():
         return False
     if job.get("precision", "fp32") not in ("fp32", "fp16") or job.get("backend", "tensorrt") not in runner.SESSIONS:
         return False

@@ -9,6 +9,7 @@ What is taken, by the layout of the folder:
               network's outputs 0, 1, 2, …
 Ids are in 8-bit, palette or 16-bit PNGs; 255, and 65535 of 16 bits, are ignored everywhere. Text is UTF-8, with any line ends; a header may be there.
 """
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -169,7 +170,7 @@ def from_csv(folder, path):
             raise RtsegError(f"{path}: {','.join(row)!r} is not an image and its labels", "each line is IMAGE,LABELS")
         for cell in row[:2]:
             refuse_leaving(cell, folder, path)
-        if not (folder / row[0]).is_file():
+        if not os.path.isfile(folder / row[0]):
             raise RtsegError(f"{folder / row[0]}: no such file, though {path.name} lists it")
     return paired((str(Path(row[0]).with_suffix("")), folder / row[0], folder / row[1]) for row in rows)
 

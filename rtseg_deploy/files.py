@@ -16,6 +16,8 @@ def sha256(path):
             return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
     except OSError as error:
         raise RtsegError(f"{path}: {error.strerror}") from None
+    except ValueError as error:     # a name with a NUL in it
+        raise RtsegError(f"{str(path)!r} is no name of a file: {error}") from None
 
 
 def _digest(file):  # hashlib.file_digest came with Python 3.11

@@ -22,6 +22,7 @@ from tokenize import TokenError
 from . import backends, files, telemetry
 from .device import runner
 from .errors import RtsegError, first_line, printable
+from .records import has
 
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 RUNNER = (runner.__file__,)                         # TensorRT and ONNX Runtime, here as on a device
@@ -108,12 +109,6 @@ def labels(path):
     if found.ndim != 2 or not np.issubdtype(found.dtype, np.integer):
         raise RtsegError(f"{path.name}, made on the device, holds {found.dtype} of shape {found.shape} and no labels", "run it again")
     return np.array(found)
-
-
-def has(value, kinds):
-    """Whether it is an object with these names, each of that type, or of those in it."""
-    return isinstance(value, dict) and all(has(value.get(name), kind) if isinstance(kind, dict) else isinstance(value.get(name), kind)
-                                           for name, kind in kinds.items())
 
 
 def sound(action, result):

@@ -32,6 +32,7 @@ ONNX_DEPTH = 48                     # messages in messages; a graph in a graph i
 SIDES = 16                          # of a tensor; real ones have up to 6
 TENSOR_BYTES = 1 << 30              # of one that a graph makes; the float32 logits of 19 classes at 1024x2048: 160 MB
 IMAGE_BYTES = 256 << 20
+CLASSES = 10_000
 PIXELS = 1 << 26                    # 8192x8192: 32 times 1024x2048; labels in colours take 25 bytes each
 ARCHIVE_MEMBERS, ARCHIVE_BYTES = 10_000, 1 << 35    # 60 engines of 500 MB; an engine is read in blocks,
 ARCHIVE_TEXT = 1 << 26              # a text is read whole
@@ -176,7 +177,7 @@ def tag(found, at):
 # ---- TOML
 
 
-PARTS = re.compile(rb"(?:[\w\"'-]+\s*\.\s*){%d}" % PLAN_PARTS)
+PARTS = re.compile(rb"(?<![\w\"'.-])(?:[\w\"'-]+\s*\.\s*){%d}" % PLAN_PARTS)
 
 
 def light_toml(path):

@@ -7,13 +7,13 @@ import onnxruntime
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
-from . import proof
+from . import limits, proof
 from .errors import RtsegError, first_line
 from .graphs import graphs, load, sides_of, tensors
 from .records import size
 
 LONGEST_SIDE = 16384                # pixels
-MOST_CLASSES = 10_000
+MOST_CLASSES = limits.CLASSES
 RUNTIME_ERRORS = (UnicodeDecodeError, *(kind for kind in vars(runtime).values() if isinstance(kind, type) and issubclass(kind, Exception)))
 # element type, Artifact.input, sides; None is the height, then the width
 INPUTS = [(TensorProto.FLOAT, "normalised", (1, 3, None, None)),

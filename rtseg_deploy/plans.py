@@ -3,6 +3,7 @@
 Keys at the top hold for every row that does not say otherwise; a row names a network, a checkpoint or an artifact. A plan is taken whole or
 not at all: what would be run wrongly, twice, or as another figure than it says, is refused before anything runs.
 """
+import os
 import sys
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -152,7 +153,7 @@ def sides(text, where):
 def present(folder, name, where):
     refuse_leaving(name, folder, where)
     path = folder / name
-    if not path.is_file():
+    if not os.path.isfile(path):    # Path.is_file fails where a name is too long
         raise RtsegError(f"{where}: {path}: no such file", "paths begin at the plan's folder")
     return path
 
