@@ -9,7 +9,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import bench, build, facts, files, launch, limits, locks, ondevice
+from . import bench, build, facts, files, launch, limits, locks, ondevice, signatures
 from .device import runner
 from .errors import RtsegError, first_line
 from .records import FORMAT, from_json, write_artifact
@@ -25,11 +25,14 @@ ROWS = {"build": {"file": str, "artifact": dict, "target": str, "precision": str
         "time": {"file": str, "artifact": dict, "backend": str, "input": str, "protocol": str, "figure": str}}
 
 
-def collect(archive, engines="engines", results="results", tell=lambda step, done: None):
+def collect(archive, engines="engines", results="results", tell=lambda step, done: None, signers=None):
     """File what came back: engines with their sidecars, figures; returns a Filed for each job.
 
-    Raises RtsegError, with nothing written, where a byte is not as it was packed there.
+    signers: a file of those who may have signed it, see signatures.check. Raises RtsegError, with nothing written, where a byte is not as it was packed
+    there, or not as a signer signed it.
     """
+    if signers:
+        signatures.check(archive, signers)
     with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
         tell("unpacking and checking", None)
         unpack(archive, Path(folder))

@@ -14,14 +14,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 
 from . import facts, images
 from .errors import RtsegError
 from .facts.datasets import camvid_splits, coding, packed
-from .lists import natural, pictures, subfolders, table
+from .lists import natural, pictures, refuse_leaving, subfolders, table
 from .records import size
 
 IGNORED = 255
@@ -169,9 +169,7 @@ def from_csv(folder, path):
         if len(row) < 2:
             raise RtsegError(f"{path}: {','.join(row)!r} is not an image and its labels", "each line is IMAGE,LABELS")
         for cell in row[:2]:
-            # neither's rules may be evaded on the other's machine
-            if any(kind(cell).is_absolute() or ".." in kind(cell).parts for kind in (PurePosixPath, PureWindowsPath)):
-                raise RtsegError(f"{path}: {cell} leaves the folder {folder}", "name files below it")
+            refuse_leaving(cell, folder, path)
         if not os.path.isfile(folder / row[0]):
             raise RtsegError(f"{folder / row[0]}: no such file, though {path.name} lists it")
     return paired((str(Path(row[0]).with_suffix("")), folder / row[0], folder / row[1]) for row in rows)

@@ -4,7 +4,7 @@ import hashlib
 import io
 import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from . import files, limits
 from .errors import RtsegError, first_line
@@ -33,6 +33,12 @@ def pictures(folder):
 
 def subfolders(folder):
     return [path for path in entries(folder) if path.is_dir()]
+
+
+def refuse_leaving(name, folder, where):
+    """Raise RtsegError for a name in a file, at `where`, that leads out of a folder: neither's rules may be evaded on the other's machine."""
+    if any(kind(name).is_absolute() or ".." in kind(name).parts for kind in (PurePosixPath, PureWindowsPath)):
+        raise RtsegError(f"{where}: {name} leaves the folder {folder}", "name files below it")
 
 
 def table(path):
@@ -72,6 +78,7 @@ def named(path, folder):
     rows = rows[1:] if rows and rows[0][0].lower() in ("name", "image") else rows
     found = {}
     for name, *rest in rows:
+        refuse_leaving(name, folder, path)
         one = folder / name
         if one in found:
             raise RtsegError(f"{path} lists {name} twice")

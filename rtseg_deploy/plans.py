@@ -11,6 +11,7 @@ from pathlib import Path
 
 from . import facts, limits, models
 from .errors import RtsegError
+from .lists import refuse_leaving
 from .records import OUTPUTS, size
 
 if sys.version_info >= (3, 11):
@@ -135,7 +136,7 @@ def made(defaults, own, folder, where):
     if subject == "network":
         fits(row, where)
     else:
-        row = replace(row, **{subject: str(present(folder / row.subject, where))})
+        row = replace(row, **{subject: str(present(folder, row.subject, where))})
     if row.figure:
         agrees(row, where)
     return row
@@ -149,7 +150,9 @@ def sides(text, where):
     return tuple(map(int, parts))
 
 
-def present(path, where):
+def present(folder, name, where):
+    refuse_leaving(name, folder, where)
+    path = folder / name
     if not os.path.isfile(path):    # Path.is_file fails where a name is too long
         raise RtsegError(f"{where}: {path}: no such file", "paths begin at the plan's folder")
     return path

@@ -18,7 +18,7 @@ LAYERS = [
     {"files", "telemetry", "svg", "statistics"},
     {"locks"},
     {"records", "facts"},
-    {"graphs", "tables", "calibration_table"},
+    {"graphs", "tables", "calibration_table", "signatures"},
     {"rules"},
     {"images", "layers", "lists"},
     {"models", "datasets"},
