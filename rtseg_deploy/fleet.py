@@ -235,7 +235,7 @@ class Fleet:
             self.end(attempt, {"error": reason, "fix": fix})
         else:
             self.wait_for(attempt)
-        if len(self.in_a_row.get(worker, ())) >= ASIDE:
+        if len(self.in_a_row.get(worker, ())) >= ASIDE and (others or attempt.task.device):     # a lone processor is what there is
             self.set_aside(worker)
 
     def set_aside(self, worker):

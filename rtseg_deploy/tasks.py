@@ -111,6 +111,8 @@ def time(request, folder, tell, place):
     ask = bench.Ask(**{**how, "image": image}, results=str(folder), names=names, place=place)
     figures, failed = {}, {}
     each(path, ask, tell, figures, failed)
+    if not figures:
+        raise RtsegError("; ".join(f"{backend}: {why}" if len(failed) > 1 else why for backend, why in failed.items()))
     return {"figures": figures, "failed": failed, "files": list(figures.values())}
 
 

@@ -178,6 +178,19 @@ def test_a_task_that_fails_everywhere_is_itself_at_fault(path, tmp_path, work):
     assert len(done) == 6 and all(ok == (name == "good") for (name, _), ok in done.items()) and not by.remarks
 
 
+def test_a_lone_processor_goes_on_whatever_fails(path, tmp_path, work):
+    def at(folder, job, worker):
+        if int(job["name"]) < 5:
+            raise RtsegError("no such backend")
+        good(folder)
+
+    work(at)
+    done = []
+    with fleet(tmp_path, ()) as by:
+        by.run([task(str(number), lambda result, folder: done.append(result["ok"]), path, alone=True) for number in range(7)])
+    assert sorted(done) == [False] * 5 + [True] * 2 and not by.remarks
+
+
 def test_where_no_device_is_left_the_rest_is_told_why(path, tmp_path, work):
     def at(folder, job, worker):
         raise OSError(28, "No space left on device")
