@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import backends, bench, build, facts, files, launch, measure, ondevice, plans
+from . import backends, bench, build, facts, files, launch, locks, measure, ondevice, plans
 from .device import runner, steps
 from .errors import RtsegError
 from .records import FORMAT, read_artifact, sidecar, size
@@ -137,14 +137,19 @@ def pack(found, goal, tell):
         contents[f"jobs/{name}/job.json"] = json.dumps({**step.job.request, "progress": True, "leash": True}, indent=1).encode()
         places = {}
         for inner, source in step.job.files.items():
-            places[inner] = f"jobs/{by_title[source]}/engine" if isinstance(source, str) else f"files/{launch.digest(source)}"
-            contents.update({} if isinstance(source, str) else {places[inner]: source})
+            if isinstance(source, str):
+                places[inner] = f"jobs/{by_title[source]}/engine"
+                continue
+            digest = launch.digest(source)
+            launch.refuse_other(step.job, inner, digest)
+            places[inner] = f"files/{digest}"
+            contents[places[inner]] = source
         rows.append({"name": name, "action": step.job.request["action"], "files": places, "results": list(step.job.results), **step.about})
     made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     contents["bundle.json"] = json.dumps({"format": FORMAT, "kind": "bundle", "made": made, "jobs": rows}, indent=1).encode()
     contents["SHA256SUMS"] = "".join(f"{launch.digest(source)}  {name}\n" for name, source in sorted(contents.items())).encode()
     top = Path(goal).name.partition(".")[0]
-    with files.replacing(goal) as temporary, tarfile.open(temporary, "w:gz", compresslevel=6) as archive:
+    with locks.goal(goal, tell), files.replacing(goal) as temporary, tarfile.open(temporary, "w:gz", compresslevel=6) as archive:
         for number, (name, source) in enumerate(sorted(contents.items())):
             tell(f"packing {name}", number / len(contents))
             add(archive, f"{top}/{name}", source)

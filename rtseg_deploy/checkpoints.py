@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from . import files, models
+from . import files, limits, models
 from .errors import RtsegError, need
 from .saved import COUNTER, read, tensors
 
-MOST_CLASSES = 10_000
+MOST_CLASSES = limits.CLASSES
 IN_A_BYTE = 255                     # 255 is the label that is ignored
 HEAD = "classifier.weight"          # of every network here; its first dimension is the number of classes
 

@@ -9,19 +9,22 @@ import json
 import math
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from tokenize import TokenError
 
-from . import backends, files, telemetry
+from . import backends, files, locks, telemetry
 from .device import runner
 from .errors import RtsegError, first_line, printable
+from .locks import quiet
+from .records import has
 
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 RUNNER = (runner.__file__,)                         # TensorRT and ONNX Runtime, here as on a device
@@ -31,6 +34,7 @@ GPU_FRAMES = ("gpuframes.py", "gpukernels.py", "kernels.cu")        # and on a G
 POLL_SECONDS = 0.5                                  # a waiting parent must not take time from what is timed
 TELEMETRY = "telemetry.jsonl"                       # rows of sampler.py
 LOG_BYTES = 1 << 16                                 # of a worker's last words
+ALONE = {"time": True, "profile": True, "build": False, "label": False, "infer": False}     # on this machine, see locks.machine; the others are short
 
 # action -> names and types of what its good result has, at least: a device may answer anything
 ANSWERS = {"probe": {"probe": dict}, "infer": {"environment": dict},
@@ -49,10 +53,7 @@ class Job:
     files: dict = field(default_factory=dict)       # name -> path or bytes: what it reads
     results: tuple = ()             # names of what it makes
     worker: tuple = RUNNER          # what Python is to run
-
-
-def quiet(step, done):
-    """A tell that tells nobody."""
+    hashes: dict = field(default_factory=dict)      # name -> the sha256 that a file has to have when it is taken
 
 
 def on_backend(action, path, artifact, backend, arrays, threads=None, own=None, **more):
@@ -75,7 +76,7 @@ def on_backend(action, path, artifact, backend, arrays, threads=None, own=None, 
     if FRAMES[0] in beside and backends.on_gpu(backend):
         beside += GPU_FRAMES
     return Job(request, {f"network.{artifact.kind}": Path(path), **{name: Path(runner.__file__).with_name(name) for name in beside},
-                         **dict(zip(names, map(saved, arrays)))}, labels, RUNNER if own_worker else BACKENDS)
+                         **dict(zip(names, map(saved, arrays)))}, labels, RUNNER if own_worker else BACKENDS, {f"network.{artifact.kind}": artifact.sha256})
 
 
 def saved(array):
@@ -90,6 +91,12 @@ def saved(array):
 def digest(source):
     """The sha256 of a path or of bytes."""
     return hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else files.sha256(source)
+
+
+def refuse_other(job, name, sha256):
+    """Raise RtsegError where a file is no longer the one that the job is of: its sidecar was read before, and another run may have made it anew."""
+    if job.hashes.get(name) not in (None, "", sha256):
+        raise RtsegError(f"{job.files[name]} was changed while it was used", "run it again")
 
 
 def labels_in(folder, job):
@@ -108,12 +115,6 @@ def labels(path):
     if found.ndim != 2 or not np.issubdtype(found.dtype, np.integer):
         raise RtsegError(f"{path.name}, made on the device, holds {found.dtype} of shape {found.shape} and no labels", "run it again")
     return np.array(found)
-
-
-def has(value, kinds):
-    """Whether it is an object with these names, each of that type, or of those in it."""
-    return isinstance(value, dict) and all(has(value.get(name), kind) if isinstance(kind, dict) else isinstance(value.get(name), kind)
-                                           for name, kind in kinds.items())
 
 
 def sound(action, result):
@@ -172,6 +173,9 @@ def prepared(job, folder, **more):
     for name, source in job.files.items():
         if isinstance(source, bytes):
             (folder / name).write_bytes(source)
+        elif job.hashes.get(name):
+            same_bytes(Path(source), folder / name)
+            refuse_other(job, name, files.sha256(folder / name))
         else:
             (folder / name).symlink_to(Path(source).resolve())
     request = {**job.request, **more}
@@ -188,14 +192,23 @@ def environment():
     return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
+def same_bytes(source, goal):
+    """The file under another name, whatever takes its own name afterwards."""
+    try:
+        os.link(source.resolve(), goal)
+    except OSError:                 # on another disk, or another user's
+        shutil.copyfile(source, goal)
+
+
 class Here:
     """This machine."""
     name = ""                       # of a place, where it is to be told
 
     def run(self, job, folder, tell):
         """Leave result.json and the job's results in `folder`. Raises RtsegError where there is no result."""
-        environment = prepared(job, folder, progress=True, leash=True)
-        status, log = watched([sys.executable, *job.worker, "job.json", "result.json"], tell, cwd=folder, env=environment)
+        environment, alone = prepared(job, folder, progress=True, leash=True), ALONE.get(job.request["action"])
+        with nullcontext() if alone is None else locks.machine(alone, tell):
+            status, log = watched([sys.executable, *job.worker, "job.json", "result.json"], tell, cwd=folder, env=environment)
         if not (folder / "result.json").is_file():
             less = ", and give it less: --workspace 256" if job.request["action"] == "build" else ""
             raise RtsegError(f"the worker for {job.request['action']} {death(status)}: {last_line(log)}", f"run it again with less beside it{less}")

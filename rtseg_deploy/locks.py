@@ -1,6 +1,8 @@
 """Who may write a goal, and who may have the machine: locks of the kernel's (flock), which end with their process, however that ends."""
 import fcntl
+import functools
 import hashlib
+import inspect
 import os
 import tempfile
 import time
@@ -51,6 +53,17 @@ def machine(alone, tell=quiet):
         lock = taken(room, fcntl.LOCK_SH if not alone else fcntl.LOCK_EX, why, tell)
     with lock:
         yield
+
+
+def writes(command):
+    """Of a function with `path` and `tell`: it has the goal to itself while it runs, and computes only while nothing is timed."""
+    @functools.wraps(command)
+    def held(*given, **named):
+        told = inspect.signature(command).bind(*given, **named).arguments
+        tell = told.get("tell", quiet)
+        with goal(told["path"], tell), machine(False, tell):
+            return command(*given, **named)
+    return held
 
 
 def boot():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from . import checkpoints, facts, files, models, passes
+from . import checkpoints, facts, files, locks, models, passes
 from .build import build_engine
 from .deployed import deployed
 from .errors import RtsegError
@@ -36,15 +36,18 @@ def matrix(rows, target, folder, tell=lambda step, done: None):
     done = []
     for number, (name, resolution) in enumerate(rows):
         path = Path(folder, f"{name}-{size(resolution)}-{target}.json")
+        title, begin, share = f"{number + 1} of {len(rows)}: {name} {size(resolution)}", number / len(rows), 1 / len(rows)
+
+        def inner(step, part, title=title, begin=begin, share=share):
+            tell(f"{title}: {step}", begin + share * (part or 0))
+
         row = finished(path)
         if row is None:
-            title, begin, share = f"{number + 1} of {len(rows)}: {name} {size(resolution)}", number / len(rows), 1 / len(rows)
-
-            def inner(step, part, title=title, begin=begin, share=share):
-                tell(f"{title}: {step}", begin + share * (part or 0))
-
-            row = made(name, resolution, target, inner)
-            files.write_json(path, row)
+            with locks.goal(path, inner):
+                row = finished(path)    # another run may have made it meanwhile
+                if row is None:
+                    row = made(name, resolution, target, inner)
+                    files.write_json(path, row)
         done.append(row)
     return done
 

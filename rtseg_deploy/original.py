@@ -7,13 +7,13 @@ import onnxruntime
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
-from . import proof
+from . import limits, proof
 from .errors import RtsegError, first_line
-from .graphs import graphs, load, sides_of
+from .graphs import graphs, load, sides_of, tensors
 from .records import size
 
 LONGEST_SIDE = 16384                # pixels
-MOST_CLASSES = 10_000
+MOST_CLASSES = limits.CLASSES
 RUNTIME_ERRORS = (UnicodeDecodeError, *(kind for kind in vars(runtime).values() if isinstance(kind, type) and issubclass(kind, Exception)))
 # element type, Artifact.input, sides; None is the height, then the width
 INPUTS = [(TensorProto.FLOAT, "normalised", (1, 3, None, None)),
@@ -103,15 +103,6 @@ def refuse_node(node, source):
         raise RtsegError(f"{name} holds a sparse tensor", "export it with dense ones")
     if "Linear" in str(node.op_type) or str(node.op_type).endswith("Integer"):  # a name that is no text is bytes; the checker refuses it later
         raise RtsegError(f"{name}: the network is quantised", "take the FP32 file that it was made from")
-
-
-def tensors(graph):
-    """Every tensor that a graph stores."""
-    for inner in graphs(graph):
-        yield from inner.initializer
-        for node in inner.node:
-            for attribute in node.attribute:
-                yield from ([attribute.t] if attribute.HasField("t") else attribute.tensors)
 
 
 # ---- what goes in

@@ -17,7 +17,7 @@ import uuid
 from itertools import count
 from pathlib import Path
 
-from distributed import Client, LocalCluster, Scheduler, Security, Worker, get_worker
+from distributed import Scheduler, Security, Worker, get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.worker import thread_state
 
@@ -26,7 +26,6 @@ from .errors import RtsegError
 
 STORE_BYTES = 10 << 30              # of files for later tasks; the oldest go
 AGAIN_SECONDS = 2.0                 # between tries to reach a scheduler
-CONNECT_SECONDS = 10
 TLS = ("ca.pem", "cert.pem", "key.pem")
 HERE_ALONE = "127.0.0.1:0"          # where Dask's pages of what goes on are: they know no TLS
 
@@ -75,7 +74,7 @@ class Post(WorkerPlugin):
 
 
 def do(request, hashes, blobs):
-    """Do a task on this worker. hashes: name -> sha256 of what it reads, blobs: sha256 -> bytes. Returns the reply that crew.Fleet.settle takes."""
+    """Do a task on this worker. hashes: name -> sha256 of what it reads, blobs: sha256 -> bytes. Returns the reply that fleet.Fleet.settle takes."""
     worker = get_worker()
     post, began = worker.plugins[Post.name], time.time()
     try:
@@ -86,7 +85,7 @@ def do(request, hashes, blobs):
         result, made = {"ok": False, "error": f"{error.filename or 'writing'}: {error.strerror or error}", "machine": True}, {}
     except Unwanted:
         result, made = {"ok": False, "error": "nobody waits for it"}, {}
-    return {"worker": str(worker.name), "began": began, "ended": time.time(), "result": result, "files": made}
+    return {"began": began, "ended": time.time(), "result": result, "files": made}
 
 
 def wanted(worker, key):
@@ -123,12 +122,12 @@ def worked(folder, processors, still_wanted):
         raise RtsegError(f"the process of the task {launch.death(status)}: {launch.last_line(log)}")
 
 
-def leave(why):
-    """This worker is to end, and to say why."""
-    get_worker().plugins[Post.name].why = why
+def leave(why, dask_worker=None):
+    """A worker is to end, and to say why; Dask tells which."""
+    dask_worker.plugins[Post.name].why = why
 
 
-# ---- connections
+# ---- who may be talked to
 
 
 def security(folder):
@@ -155,40 +154,6 @@ def loopback(host):
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def client(address, tls):
-    """A distributed.Client. Raises RtsegError where no scheduler answers."""
-    try:
-        return Client(address, security=security(tls), timeout=CONNECT_SECONDS, set_as_default=False, name="rtseg-deploy")
-    except (OSError, TimeoutError, ValueError) as error:
-        raise RtsegError(f"no scheduler answers at {address}: {launch.first_line(error)}", "start one: rtseg-deploy scheduler") from None
-
-
-@contextlib.contextmanager
-def fleet(address, tls=None):
-    """The Fleet of a scheduler, which has to have workers."""
-    found = crew.Fleet(lambda: client(address, tls))
-    try:
-        limit = time.monotonic() + CONNECT_SECONDS
-        while not found.workers():
-            if time.monotonic() > limit:
-                raise RtsegError(f"the scheduler at {address} has no workers", f"start one on each machine: rtseg-deploy worker --scheduler {address}")
-            time.sleep(0.1)
-        yield found
-    finally:
-        found.close()
-
-
-@contextlib.contextmanager
-def local(slots, devices=()):
-    """A Fleet of this machine alone: one worker, so that what is timed is timed alone."""
-    with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
-        cluster = LocalCluster(n_workers=1, threads_per_worker=slots, processes=False, dashboard_address=None, resources=resources(None, devices),
-                               worker_dashboard_address=None, name="local")
-        with cluster, cluster.get_client() as one:
-            one.register_plugin(Post(folder, None, slots))
-            yield crew.Fleet(lambda: one)
 
 
 def resources(on, targets):

@@ -21,7 +21,7 @@ from urllib.parse import unquote
 from . import files
 from .device import runner
 from .errors import RtsegError
-from .launch import BACKENDS, digest, last_line, watched
+from .launch import BACKENDS, digest, last_line, refuse_other, watched
 
 ADDRESS = re.compile(r"ssh://(?:(?P<user>\w[\w.-]*)@)?(?P<host>\w[\w.-]*)(?::(?P<port>[0-9]+))?(?P<python>/.*)?")
 BLOCK = 1 << 20
@@ -77,6 +77,8 @@ class Ssh:
             raise RtsegError("there is no ssh on this machine", "install OpenSSH's client: sudo apt-get install openssh-client")
         contents = {"runner.py": Path(*job.worker), **job.files, "job.json": json.dumps({**job.request, "progress": True, "leash": True}).encode()}
         hashes = {name: digest(source) for name, source in contents.items()}
+        for name in job.hashes:
+            refuse_other(job, name, hashes[name])
         with Connection(self) as connection:
             there = connection.folder(hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:24])
             try:

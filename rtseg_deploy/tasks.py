@@ -1,6 +1,6 @@
 """A piece of work that any machine can do: job.json and files in a folder -> result.json and the files that it made.
 
-`bench PLAN`, `build-engine PLAN` and `eval` are made of these. Here they are done one after another in this process; a worker of a fleet (crew.py)
+`bench PLAN`, `build-engine PLAN` and `eval` are made of these. Here they are done one after another in this process; a worker of a fleet (remote.py)
 does each in a process of its own, `python -m rtseg_deploy.tasks job.json result.json`, with the same function.
 """
 import json
@@ -111,6 +111,8 @@ def time(request, folder, tell, place):
     ask = bench.Ask(**{**how, "image": image}, results=str(folder), names=names, place=place)
     figures, failed = {}, {}
     each(path, ask, tell, figures, failed)
+    if not figures:
+        raise RtsegError("; ".join(f"{backend}: {why}" if len(failed) > 1 else why for backend, why in failed.items()))
     return {"figures": figures, "failed": failed, "files": list(figures.values())}
 
 

@@ -33,8 +33,8 @@ def crew(scheduler, local, tls, on, targets=()):
         raise click.UsageError("give one of --scheduler, --local and --on" + ("; a worker has an --on of its own" if on else ""))
     if scheduler or local:
         need("distributed")
-        from .. import remote
-        with remote.fleet(scheduler, tls) if scheduler else remote.local(local, targets) as found:
+        from .. import fleet
+        with fleet.joined(scheduler, tls) if scheduler else fleet.local(local, targets) as found:
             yield found
             warn(found.remarks)
     else:

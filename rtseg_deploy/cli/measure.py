@@ -1,11 +1,12 @@
 """Commands that measure and use artifacts: each parses, makes one call, prints."""
 import json
+import shlex
 import sys
 
 import click
 
-from ..errors import need
-from ..terminal import Size, progress, show, warn
+from ..errors import need, one_line
+from ..terminal import Size, progress, put, show, warn
 from .group import UNSTABLE, as_json, as_markdown, cli, crew, fleet, need_export, on
 from .tune import automatic
 
@@ -123,7 +124,7 @@ def bench_plan(path, ask, anywhere, again, as_json, by):
         show(plain_table(plan_rows(outcomes)))
         warn(f"{outcome.row.subject} {outcome.backend}: {outcome.failed}" for outcome in outcomes if outcome.failed)
         if any(outcome.result for outcome in outcomes):
-            show(f"rtseg-deploy report {outcomes[0].path.parent} -o report    # as a page, with the papers' tables")
+            show(f"rtseg-deploy report {shlex.quote(str(outcomes[0].path.parent))} -o report    # as a page, with the papers' tables")
     if any(outcome.failed for outcome in outcomes):
         return 1
     return UNSTABLE if any(outcome.result and outcome.result["status"] == "unstable" for outcome in outcomes) else 0
@@ -164,12 +165,12 @@ def predict(artifact, sources, folder, backend, frames, labels, precision, untun
         done = label(artifact, images, folder, choice.backend, place, tell, untuned) if images else []
         made = [video.overlaid(artifact, film, folder, choice.backend, tell, frames, labels, untuned) for film in films]
     if choice.why:
-        click.echo(f"auto chose {choice.why}", err=True)
+        click.echo(one_line(f"auto chose {choice.why}"), err=True)
     if as_json:
         click.echo(json.dumps([*({"image": str(image), "overlay": str(o), "labels": str(m)} for image, (o, m) in zip(images, done)), *made], indent=1))
         return
     for pair in done:
-        print(*pair, sep="\n")  # as they are: click would take escapes out of a name
+        put("\n".join(map(str, pair)))
     for found in made:
         tell_film(found)
 
@@ -188,7 +189,7 @@ def tell_film(found):
     from ..report import plain_table
 
     show(plain_table(video.rows(found)), f"{found['frames']} frames, {found['frames_per_second']:.1f} a second; the overlay shows {found['rate']:g} a second")
-    print(found["overlay"])
+    put(found["overlay"])
 
 
 @cli.command()

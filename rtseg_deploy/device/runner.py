@@ -55,7 +55,11 @@ def refuse(wrong, error, fix):
 def main(argv, open_session=None):
     """Answer one job; returns the exit status. open_session(job), where given, opens what infer and time work on in place of the runner."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"       # ONNX Runtime 1.29 and newer report to their maker unless told not to beforehand
-    job = json.loads(Path(argv[0]).read_bytes().decode())
+    try:
+        job = json.loads(Path(argv[0]).read_bytes().decode())
+    except (ValueError, RecursionError):
+        job = None
+    job = job if isinstance(job, dict) else {"action": "nothing"}
     leashed(job)
     sys.path.insert(0, os.getcwd())                 # a job brings the modules that it needs
     try:
