@@ -96,9 +96,9 @@ def first(key, members, plan, ask, found, scratch):
                 for backend in names:
                     failed(found, (number, backend), result)
             return []
+        read_artifact(folder / tasks.NETWORK)
         for name, goal in ((tasks.NETWORK, path), (sidecar(tasks.NETWORK).name, sidecar(path))):
             shutil.move(folder / name, goal)
-        read_artifact(path)
         return [timing(member, path, plan, ask, found, over) for member in members]
 
     def over():                     # a plan's exports need not all be there at once

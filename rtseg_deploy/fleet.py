@@ -3,8 +3,10 @@
 Whatever a fleet loses, this process still has: what a task reads lies here, and what came of it is taken whole or not at all. So a lost worker's task
 is given to another one, a lost scheduler is waited for, and a run that is killed goes on where it was.
 """
+import asyncio
 import contextlib
 import heapq
+import json
 import queue
 import tempfile
 import time
@@ -27,7 +29,7 @@ PATIENCE = 600.0                    # seconds without a scheduler, or without a 
 GATHER = 120.0                      # seconds in which a result comes home
 HELD = 2 << 30                      # bytes of files that the workers' memory holds for later tasks
 CONNECT_SECONDS = 10
-LOST = (CancelledError, TimeoutError, OSError)              # what Dask raises where a connection, a worker or a scheduler went
+LOST = (CancelledError, TimeoutError, asyncio.TimeoutError, OSError)    # what Dask raises where a connection, a worker or a scheduler went
 
 
 @dataclass
@@ -38,6 +40,11 @@ class Attempt:
     failed: dict = field(default_factory=dict)      # name of a worker -> what it said
     future: object = None
     worker: str = ""                # that has it
+
+    @property
+    def of(self):
+        """What a result is to say that it is of."""
+        return launch.digest(json.dumps([self.task.request, self.hashes], sort_keys=True).encode())
 
     @property
     def resources(self):
@@ -102,7 +109,8 @@ class Fleet:
         for key, attempt in list(self.running.items()):
             if attempt.worker not in there and not attempt.future.done():
                 del self.running[key]
-                attempt.future.cancel()
+                with contextlib.suppress(*LOST):
+                    attempt.future.cancel()
                 self.wait_for(attempt)
 
     def wait_for(self, attempt):
@@ -121,9 +129,9 @@ class Fleet:
             if self.client.status == "closed":
                 with contextlib.suppress(RtsegError):
                     self.client = self.connect()
-        if self.running:
-            self.since = time.monotonic() if self.offering() else self.since
-        if any(self.waiting.values()) and not self.running:
+        if self.running and self.workers():
+            self.since = time.monotonic()
+        else:
             self.refuse_to_wait("no worker is left that could go on")
 
     def refuse_to_wait(self, why):
@@ -161,7 +169,8 @@ class Fleet:
 
     def give(self, attempt, worker, address):
         attempt.hashes = attempt.hashes or {name: files.sha256(path) for name, path in attempt.task.reads.items()}
-        key, request = f"rtseg-deploy-{uuid.uuid4().hex}", {**attempt.task.request, "version": tasks.__version__}
+        key = f"rtseg-deploy-{uuid.uuid4().hex}"
+        request = {**attempt.task.request, "version": tasks.__version__, "of": attempt.of}
         try:
             blobs = {digest: self.blob(digest, attempt.task.reads[name]) for name, digest in attempt.hashes.items()}
             attempt.future = self.client.submit(remote.do, request, attempt.hashes, blobs, key=key, pure=False, resources=attempt.resources, workers=[address])
@@ -204,15 +213,16 @@ class Fleet:
         noted(self.timeline, attempt.task, attempt.worker, reply["began"], reply["ended"], reply["result"])
         try:
             with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
-                result = unpacked(reply, attempt.task, Path(folder))
+                result = unpacked(reply, attempt, Path(folder))
                 follow = taken(attempt.task, result, Path(folder)) if result["ok"] else None
         except RtsegError as garbage:
             return self.blame(attempt, garbage.what)
         if follow is None:
-            own_fault = not attempt.task.device and not attempt.task.alone and not result.get("machine")
-            return self.end(attempt, result) if own_fault else self.blame(attempt, result["error"], result.get("fix", ""))
+            return self.blame(attempt, result["error"], result["fix"])
         self.in_a_row.pop(attempt.worker, None)
         self.done, self.since = self.done + 1, time.monotonic()
+        for worker, reason in attempt.failed.items():
+            self.count(attempt.task.device == "", worker, reason)
         for task in follow:
             self.wait_for(Attempt(task))
 
@@ -223,10 +233,8 @@ class Fleet:
             self.wait_for(Attempt(task))
 
     def blame(self, attempt, reason, fix=""):
-        """A failure that may be the worker's: another one tries, and whoever fails time after time is set aside."""
-        worker = attempt.worker
-        attempt.failed[worker] = reason
-        self.in_a_row.setdefault(worker, []).append(reason)
+        """A failure that may be the worker's: another one tries."""
+        attempt.failed[attempt.worker] = reason
         others = set(self.offering(attempt.task.device)) - set(attempt.failed)
         if len(attempt.failed) >= WORKERS_TRIED or not others:
             if len(attempt.failed) >= WORKERS_TRIED:        # the same everywhere: it is not they
@@ -235,7 +243,12 @@ class Fleet:
             self.end(attempt, {"error": reason, "fix": fix})
         else:
             self.wait_for(attempt)
-        if len(self.in_a_row.get(worker, ())) >= ASIDE and (others or attempt.task.device):     # a lone processor is what there is
+        self.count(attempt.task.device != "", attempt.worker, reason)
+
+    def count(self, applies, worker, reason):
+        """Whoever fails time after time is set aside: a device at once, a processor by what another one then did, for it may be the tasks that are wrong."""
+        self.in_a_row.setdefault(worker, []).extend([reason] * applies)
+        if len(self.in_a_row[worker]) >= ASIDE:
             self.set_aside(worker)
 
     def set_aside(self, worker):
@@ -249,18 +262,20 @@ class Fleet:
                 self.client.retire_workers(workers=[address], close_workers=True)
 
 
-def unpacked(reply, task, folder):
+def unpacked(reply, attempt, folder):
     """The result in a reply, its files in a folder. Raises RtsegError where they are not what the task makes, or not what was made."""
-    result = reply["result"]
+    result, title = reply["result"], attempt.task.title
     if result.get("ok") is not True:
         if not launch.has(result, {"error": str}):
-            raise RtsegError(f"what came back of {task.title} is no result")
-        return {"ok": False, "error": result["error"], "fix": str(result.get("fix", "")), "machine": bool(result.get("machine"))}
-    if not launch.has(result, {"made": dict}) or result["made"].keys() != reply["files"].keys() or not result["made"].keys() <= set(task.makes):
-        raise RtsegError(f"what came back of {task.title} is not what it makes")
+            raise RtsegError(f"what came back of {title} is no result")
+        return {"ok": False, "error": result["error"], "fix": str(result.get("fix", ""))}
+    if not launch.has(result, {"made": dict}) or result["made"].keys() != reply["files"].keys() or not result["made"].keys() <= set(attempt.task.makes):
+        raise RtsegError(f"what came back of {title} is not what it makes")
+    if result.get("of") != attempt.of:
+        raise RtsegError(f"what came back of {title} is of another task")
     for name, data in reply["files"].items():
         if not isinstance(data, bytes) or launch.digest(data) != result["made"][name]:
-            raise RtsegError(f"{name} of {task.title} came back damaged")
+            raise RtsegError(f"{name} of {title} came back damaged")
         (folder / name).write_bytes(data)
     return result
 

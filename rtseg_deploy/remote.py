@@ -4,10 +4,12 @@ A worker does each task in a process of its own, in a folder whose files are lin
 """
 import asyncio
 import contextlib
+import fcntl
 import ipaddress
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -17,15 +19,18 @@ import uuid
 from itertools import count
 from pathlib import Path
 
-from distributed import Scheduler, Security, Worker, get_worker
+import dask
+from distributed import Scheduler, Security, Status, Worker, get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.worker import thread_state
 
-from . import crew, facts, files, launch
+from . import crew, facts, files, launch, locks
 from .errors import RtsegError
 
 STORE_BYTES = 10 << 30              # of files for later tasks; the oldest go
 AGAIN_SECONDS = 2.0                 # between tries to reach a scheduler
+PREFIX = "rtseg-deploy-"
+DEATHS = 100                        # of workers while they have a task: it has a process of its own, so it is not what kills them
 TLS = ("ca.pem", "cert.pem", "key.pem")
 HERE_ALONE = "127.0.0.1:0"          # where Dask's pages of what goes on are: they know no TLS
 
@@ -41,14 +46,32 @@ class Post(WorkerPlugin):
     name = "rtseg-deploy"
 
     def __init__(self, store, on, slots):
-        self.store, self.on, self.slots, self.why = Path(store), on, slots, ""
+        self.store, self.on, self.slots, self.why, self.own = Path(store), on, slots, "", None
 
     def setup(self, worker):
         self.worker = worker
         self.store.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with locks.goal(self.store):
+            self.sweep()
+            self.own = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self.store))
+            self.held = locks.taken([self.own / ".lock"], fcntl.LOCK_EX, "", launch.quiet)      # until this process ends
         mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         self.shares = [set(mine[slot::self.slots] or mine[slot % len(mine):][:1]) for slot in range(self.slots)] if mine else [None] * self.slots
         self.all, self.free = set(mine) or None, list(range(self.slots))
+
+    def sweep(self):
+        """Remove the folders of workers that were killed, of those of this store."""
+        for folder in self.store.glob(f"{PREFIX}*"):
+            with open(folder / ".lock", "ab") as lock:
+                if locks.free(lock, fcntl.LOCK_EX):
+                    shutil.rmtree(folder)
+
+    async def over(self):
+        """Returns when nothing goes on here any more: what comes next is to have the machine."""
+        while self.own and len(self.free) < self.slots:
+            await asyncio.sleep(0.1)
+        if self.own:
+            shutil.rmtree(self.own)
 
     def kept(self, digest, blob):
         """The path of a file in the store. Raises RtsegError where the bytes are others."""
@@ -80,24 +103,25 @@ def do(request, hashes, blobs):
     try:
         result, made = done(post, request, hashes, blobs, lambda: wanted(worker, thread_state.key))
     except RtsegError as error:
-        result, made = {"ok": False, "error": error.what, "fix": error.fix, "machine": True}, {}
+        result, made = {"ok": False, "error": error.what, "fix": error.fix}, {}
     except OSError as error:
-        result, made = {"ok": False, "error": f"{error.filename or 'writing'}: {error.strerror or error}", "machine": True}, {}
+        result, made = {"ok": False, "error": f"{error.filename or 'writing'}: {error.strerror or error}"}, {}
     except Unwanted:
         result, made = {"ok": False, "error": "nobody waits for it"}, {}
     return {"began": began, "ended": time.time(), "result": result, "files": made}
 
 
 def wanted(worker, key):
+    """Not where it was cancelled, nor where the scheduler is gone, who has given it to another worker."""
     state = worker.state.tasks.get(key)
-    return state is not None and state.state == "executing"
+    return worker.status not in (Status.closing, Status.closed, Status.failed) and state is not None and state.state == "executing"
 
 
 def done(post, request, hashes, blobs, still_wanted):
     """(result, name -> bytes of the files that were made)."""
     slot = post.free.pop()
     try:
-        with tempfile.TemporaryDirectory(prefix="rtseg-deploy-", dir=post.store) as name:
+        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=post.own) as name:
             folder = Path(name)
             for file, digest in hashes.items():
                 os.link(post.kept(digest, blobs[digest]), folder / file)
@@ -169,6 +193,7 @@ def resources(on, targets):
 def scheduler(host, port, tls, insecure, told):
     """Serve until a signal; told(address) once it listens."""
     refuse_open(host, tls, insecure)
+    dask.config.set({"distributed.scheduler.allowed-failures": DEATHS})
 
     async def serve():
         protocol = "tls://" if tls else "tcp://"
@@ -192,7 +217,9 @@ def worker(address, targets, on, slots, store, tls, host, insecure, told):
         async with Worker(address, nthreads=slots, name=name if not number else f"{name}-{number}", resources=resources(on, targets), security=security(tls),
                           host=host, dashboard=False, dashboard_address=HERE_ALONE, local_directory=str(store / "dask"), plugins=[post]) as one:
             told(f"{one.name} works for {address}: {', '.join(targets) or 'processor'}, {slots} at a time")
-            return await stopped(one.finished()), post.why
+            signalled = await stopped(one.finished())
+        await post.over()
+        return signalled, post.why
 
     for number in count():
         try:

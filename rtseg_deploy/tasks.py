@@ -4,17 +4,18 @@
 does each in a process of its own, `python -m rtseg_deploy.tasks job.json result.json`, with the same function.
 """
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from . import __version__, bench, build, datasets, evaluate, facts, files, launch, ssh, tune
+from . import __version__, bench, build, datasets, evaluate, facts, files, launch, results, ssh, tune
 from .device import runner
 from .errors import RtsegError, need
 from .measure import named
-from .records import FORMAT, read_artifact, sidecar
+from .records import read_artifact, sidecar
 
 NETWORK, ENGINE, CHECKPOINT, ROWS = "network.onnx", "network.engine", "checkpoint", "rows.jsonl"
 PART, PARTS = 32, 4                 # pictures of a task at most; tasks for each that can be done at once
@@ -45,7 +46,7 @@ def perform(folder, tell=launch.quiet, place=None):
         result = {"ok": True, **ACTIONS[request["action"]](request, folder, tell, place)}
     except RtsegError as error:
         result = {"ok": False, "error": error.what, "fix": error.fix}
-    result = {**result, "made": {name: files.sha256(folder / name) for name in result.pop("files", ())}}
+    result = {**result, "of": request.get("of"), "made": {name: files.sha256(folder / name) for name in result.pop("files", ())}}
     files.write_json(folder / "result.json", result)
     return result
 
@@ -132,9 +133,11 @@ def each(path, ask, tell, figures, failed):
 def figures(result, folder, path, ask):
     """Backend -> value of its result file, as a task of timing left them. Raises RtsegError for what is none of this artifact."""
     artifact, found = read_artifact(path), {}
+    if not launch.has(result, {"figures": dict, "failed": dict}) or not all(isinstance(one, str) for part in ("figures", "failed") for one in result[part].values()):
+        raise RtsegError(f"what came back of {path} is no timing of it")
     for backend, name in result["figures"].items():
-        value = files.read_json(folder / name)
-        if value.get("kind") != "benchmark" or value.get("format") != FORMAT or value.get("backend") != backend or backend not in ask.backends:
+        value = results.read_one(folder / Path(name).name).value
+        if value["backend"] != backend or backend not in ask.backends:
             raise RtsegError(f"what came back of {backend} is no figure of it")
         if value["artifact"].get("sha256") != artifact.sha256:
             raise RtsegError(f"what came back of {backend} is of another file than {path}")
@@ -197,6 +200,8 @@ def label_by(crew):
                 if not result["ok"]:
                     raise RtsegError(result["error"], result["fix"])
                 rows = list(evaluate.rows_in(folder / ROWS))
+                if not launch.has(result, {"memory_bytes": int, "environment": dict}) or not all(countable(row, artifact.classes) for row in rows):
+                    raise RtsegError("what came back of some pictures counts none")
                 if sorted(row["name"] for row in rows) != sorted(pair.name for pair in part):
                     raise RtsegError("what came back of some pictures is of other ones")
                 for row in rows:
@@ -210,6 +215,15 @@ def label_by(crew):
                   for part in parts(pairs, crew.slots())])
         return workers
     return label
+
+
+def countable(row, classes):
+    """Whether the counts in a row can be of its picture, and its times of a clock."""
+    pixels = math.prod(row["size"]) if len(row["size"]) == 2 and all(type(side) is int and side > 0 for side in row["size"]) else 0
+    cells = [*row["confusion"], *row["boundary"]]
+    return (len(row["boundary"]) == classes and all(isinstance(cell, list) and all(type(one) is int and 0 <= one <= pixels for one in cell) for cell in cells)
+            and all(len(cell) == 3 and max(cell[:2]) < classes for cell in row["confusion"]) and sum(cell[2] for cell in row["confusion"]) <= pixels
+            and all(results.number(one) and one >= 0 for one in (*row["seconds"].values(), row["decode"], row["waited"])))
 
 
 def parts(pairs, slots):

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
@@ -18,9 +19,11 @@ import fleet_hosts
 from fleet_hosts import Hosts, said
 from fleet_work import Work, faults, overlaps
 
+from rtseg_deploy import demo
+
 GARBAGE = Path(__file__).with_name("fleet_garbage.py")
 CUT_SECONDS = 30
-LONGEST = 420                       # seconds after which a command hangs
+LONGEST = 600                       # seconds after which a command hangs
 TRIES = 4                           # of a command until it ends well
 DISK = 96 << 20
 FAULTS = ("worker", "scheduler", "client", "link", "disk", "garbage")
@@ -183,29 +186,17 @@ def serially(hosts, work, goal):
     return took
 
 
-def small(folder, network):
-    """A plan that takes a minute: some exports, some of everything else."""
-    net = exported(folder, network, "64x128")
-    bench = [{"artifact": str(net), "iterations": 20 + number} for number in range(4)] + [{"network": network, "resolution": "64x96", "iterations": 30}]
-    build = [{"artifact": str(net)}, {"network": network, "resolution": "32x64"}]
-    return bench, build
+def small(network, *artifacts):
+    """Plans that take a minute: some of everything."""
+    bench = [{"artifact": str(path), "iterations": 20 + number} for number, path in enumerate(artifacts)]
+    return [*bench, {"network": network, "resolution": "64x96", "iterations": 30}], [{"artifact": str(path)} for path in artifacts]
 
 
-def exported(folder, network, resolution, *options):
-    path = folder / f"{network}.onnx"
-    made = os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-m", "rtseg_deploy", "export", "--model", network, "-o", str(path), "--resolution", resolution,
-                                                 *options])
-    if made:
-        raise RuntimeError(f"{network} was not exported")
-    return path
-
-
-def trained(folder):
-    from rtseg_deploy import demo
-
-    path = folder / "trained.onnx"
-    if os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-m", "rtseg_deploy", "export", str(demo.CHECKPOINT), "-o", str(path), "--resolution", "96x128"]):
-        raise RuntimeError("the trained network was not exported")
+def exported(folder, *arguments):
+    path = folder / f"{Path(arguments[-1]).name.partition('.')[0]}.onnx"
+    made = subprocess.run([sys.executable, "-m", "rtseg_deploy", "export", "-o", path, *arguments], capture_output=True, text=True)
+    if made.returncode:
+        raise RuntimeError(made.stderr)
     return path
 
 
@@ -220,7 +211,7 @@ def main():
 @click.option("--workers", default=4)
 @click.option("--faults", "kinds", default=",".join(FAULTS))
 @click.option("--data", type=click.Path(exists=True, file_okay=False), required=True)
-@click.option("--count", default=12)
+@click.option("--count", default=8)
 @click.option("--json", "as_json", is_flag=True)
 @click.pass_obj
 def chaos(folder, rounds, seed, workers, kinds, data, count, as_json):
@@ -228,21 +219,21 @@ def chaos(folder, rounds, seed, workers, kinds, data, count, as_json):
     seed, kinds = random.SystemRandom().randrange(10**6) if seed is None else seed, kinds.split(",")
     chance = random.Random(seed)
     click.echo(f"seed {seed}", err=True)
-    if True:
-        work = Work(folder, *small(folder, "sgcpnet"), trained(folder), os.path.abspath(data), count)
-        fleet = Fleet(workers, folder)
-        click.echo(f"serially {serially(fleet.hosts, work, folder / 'serial')}", err=True)
-        rows = [round_of(fleet, work, folder / "0", folder / "serial", [], chance, 0)]
-        lasts = rows[0]["seconds"]
-        click.echo(json.dumps(rows[-1]), err=True)
-        for number in range(rounds):
-            wanted = [kinds[number % len(kinds)], *(chance.choice(kinds) for _ in range(chance.randrange(2)))]
-            rows.append(round_of(fleet, work, folder / str(number + 1), folder / "serial", wanted, chance, lasts))
-            click.echo(json.dumps({"round": number + 1, **rows[-1]}), err=True)
-            if rows[-1]["wrong"]:
-                kept(folder, number + 1)
-        fleet.hosts.close()
-        told(rows, as_json, seed)
+    trained = exported(folder, "--resolution", "96x128", demo.CHECKPOINT)
+    work = Work(folder, *small("sgcpnet", trained, exported(folder, "--resolution", "64x128", "--model", "sgcpnet")), trained, os.path.abspath(data), count)
+    fleet = Fleet(workers, folder)
+    click.echo(f"serially {serially(fleet.hosts, work, folder / 'serial')}", err=True)
+    rows = [round_of(fleet, work, folder / "0", folder / "serial", [], chance, 0)]
+    lasts = rows[0]["seconds"]
+    click.echo(json.dumps(rows[-1]), err=True)
+    for number in range(rounds):
+        wanted = [kinds[number % len(kinds)], *(chance.choice(kinds) for _ in range(chance.randrange(2)))]
+        rows.append(round_of(fleet, work, folder / str(number + 1), folder / "serial", wanted, chance, lasts))
+        click.echo(json.dumps({"round": number + 1, **rows[-1]}), err=True)
+        if rows[-1]["wrong"]:
+            kept(folder, number + 1)
+    fleet.hosts.close()
+    told(rows, as_json, seed)
     sys.exit(any(row["wrong"] for row in rows))
 
 

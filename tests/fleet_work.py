@@ -99,10 +99,9 @@ def overlaps(goal, outcomes):
     outcomes: what `bench PLAN --json` printed.
     """
     tasks = [json.loads(line) for path in goal.rglob("timeline.jsonl") for line in path.read_text().splitlines()]
-    yield from at_once((one["worker"], one["began"], one["ended"], one["task"]) for one in tasks if one["action"] == "bench")
-    for alone in (one for one in tasks if one["alone"]):
-        yield from at_once((one["worker"], one["began"], one["ended"], one["task"]) for one in (alone, *tasks)
-                           if one is alone or not one["alone"] and one["worker"] == alone["worker"])
+    for one in tasks:
+        yield from (f"{one['worker']}: {other['task']} went on while {one['task']} was timed" for other in tasks if one["alone"] and other is not one
+                    and one["worker"] == other["worker"] and one["began"] < other["ended"] and other["began"] < one["ended"])
     where, rows = {one["task"].partition(" ")[0]: one["worker"] for one in tasks if one["action"] == "bench" and one["ok"]}, []
     for one in outcomes:
         rows += [one["row"]] * (one["row"] not in rows)

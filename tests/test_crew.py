@@ -20,7 +20,7 @@ def task(name, then, path, **how):
 def good(folder, data=b"made"):
     """What a task's process leaves."""
     (folder / "made").write_bytes(data)
-    files.write_json(folder / "result.json", {"ok": True, "made": {"made": files.sha256(folder / "made")}})
+    files.write_json(folder / "result.json", {"ok": True, "of": files.read_json(folder / "job.json")["of"], "made": {"made": files.sha256(folder / "made")}})
 
 
 @contextmanager
