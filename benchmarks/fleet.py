@@ -18,7 +18,7 @@ import click
 import distributed
 import psutil
 
-from rtseg_deploy import bench, crew, facts, files, launch, remote, tasks
+from rtseg_deploy import bench, facts, files, fleet, launch, remote, tasks
 from rtseg_deploy.device import runner
 from rtseg_deploy.errors import RtsegError
 from rtseg_deploy.report import markdown_table, plain_table
@@ -32,7 +32,7 @@ SETTLE_SECONDS = 2.0                # for workers that came to say so, before th
 SIDES = "scheduler", "client", "worker"
 MARKS = "<!-- python benchmarks/fleet.py -->", "<!-- end -->"
 PROCESSES = multiprocessing.get_context("forkserver")       # modules are loaded once: a worker begins in milliseconds
-PROCESSES.set_forkserver_preload(["rtseg_deploy.remote", "rtseg_deploy.bench"])
+PROCESSES.set_forkserver_preload(["rtseg_deploy.fleet", "rtseg_deploy.bench"])
 
 
 # ---- the parties, a process each
@@ -60,8 +60,8 @@ def simulated(seconds, figure, folder, processors, still_wanted):
 
 def client(address, processes, ask, told):
     """Give out the jobs as a plan does, and take their figures."""
-    fleet = crew.Fleet(lambda: remote.client(address, None))
-    while len(fleet.workers()) < ask.devices:
+    by = fleet.Fleet(lambda: fleet.client(address, None))
+    while len(by.workers()) < ask.devices:
         time.sleep(0.1)
     time.sleep(SETTLE_SECONDS)
     processes, how = {**processes, "client": [os.getpid()]}, bench.Ask(backends=("null",))
@@ -76,24 +76,24 @@ def client(address, processes, ask, told):
 
     before, began = used(processes), time.perf_counter()
     given = [tasks.timing(str(number), ask.artifact, how, taken(number), targets[number % ask.devices]) for number in range(ask.jobs)]
-    fleet.run(given, timeline=ask.folder / "timeline.jsonl")
+    by.run(given, timeline=ask.folder / "timeline.jsonl")
     seconds, after = time.perf_counter() - began, used(processes)
     if not len(filing) == len(list(ask.folder.glob("[0-9]*.json"))) == ask.jobs:
         raise RtsegError(f"{ask.jobs} jobs were given out and {len(filing)} came back")
     told({"jobs": ask.jobs, "devices": ask.devices, "work_seconds": ask.work, "seconds": seconds,
           "cpu_seconds": {side: after[side]["cpu"] - before[side]["cpu"] for side in processes}, "filing_seconds": sum(filing),
           "idle_bytes": {side: before[side]["peak"] for side in processes}, "peak_bytes": {side: after[side]["peak"] for side in processes},
-          "artifact_bytes": ask.artifact.stat().st_size, "figure_bytes": len(ask.figure), **travelled(fleet, files.sha256(ask.artifact))})
-    fleet.close()
+          "artifact_bytes": ask.artifact.stat().st_size, "figure_bytes": len(ask.figure), **travelled(by, files.sha256(ask.artifact))})
+    by.close()
 
 
-def travelled(fleet, digest):
+def travelled(by, digest):
     """How many workers have a file, and how often one got it from another one."""
     def counted(dask_worker):
         stored = (dask_worker.plugins[remote.Post.name].store / digest).is_file()
         return stored, sum(key.startswith(digest) for fetch in dask_worker.transfer_incoming_log for key in fetch["keys"])
 
-    stored, fetched = zip(*fleet.client.run(counted).values())
+    stored, fetched = zip(*by.client.run(counted).values())
     return {"stored": sum(stored), "fetched": sum(fetched)}
 
 
@@ -255,7 +255,7 @@ def draw(result, path):
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write the result, JSON.")
 @click.option("--document", type=click.Path(exists=True, dir_okay=False), help="Fill the table of a document, and draw the picture beside it.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def fleet(jobs, devices, work, source, output, document, as_json):
+def cost(jobs, devices, work, source, output, document, as_json):
     """Measure what a fleet costs by itself.
 
     \b
@@ -277,6 +277,6 @@ def fleet(jobs, devices, work, source, output, document, as_json):
 
 if __name__ == "__main__":
     try:
-        fleet()
+        cost()
     except RtsegError as error:
         fail(error.what, error.fix)

@@ -17,6 +17,7 @@ import uuid
 from itertools import count
 from pathlib import Path
 
+import dask
 from distributed import Scheduler, Security, Worker, get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.worker import thread_state
@@ -29,6 +30,7 @@ AGAIN_SECONDS = 2.0                 # between tries to reach a scheduler
 TLS = ("ca.pem", "cert.pem", "key.pem")
 HERE_ALONE = "127.0.0.1:0"          # where Dask's pages of what goes on are: they know no TLS
 
+dask.config.set({"distributed.scheduler.active-memory-manager.start": False})       # it drops what two workers have: files would travel again and again
 logging.getLogger("distributed").setLevel(logging.INFO if os.environ.get("RTSEG_DEBUG") else logging.ERROR)
 
 
