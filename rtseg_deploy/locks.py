@@ -23,21 +23,27 @@ def quiet(step, done):
 def goal(path, tell=quiet):
     """A block in which no other run on this machine writes that file: each waits for the one before. Raises RtsegError where there are no locks.
 
-    The lock is a hidden file beside the goal, and gone afterwards; where that folder takes none it is in the user's cache. Not to be nested for one
-    goal. Who takes goals and the machine takes the machine last.
+    A lock in the user's cache, for the goal's folder need not be there yet, and where it is and takes one a hidden file in it, for what shares the
+    folder and not the cache; both are gone afterwards. Not to be nested for one goal. Who takes goals and the machine takes the machine last.
     """
     path = Path(os.path.realpath(Path(path).parent), Path(path).name)
-    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
+    name, why = hashlib.sha256(os.fsencode(path)).hexdigest()[:32], f"waiting for another run that writes {path.name}"
+    with ExitStack() as locks:
+        hold(locks, taken([folder / f"goal-{name}.lock" for folder in folders()], fcntl.LOCK_EX, why, tell))
+        with suppress(OSError):
+            hold(locks, locked(path.with_name(f".{path.name}.lock"), fcntl.LOCK_EX, why, tell))
+        yield
+
+
+def hold(locks, file):
+    """Until the end: then its name goes while it is held, so that whoever waits sees that it is another file, and opens the next."""
+    locks.enter_context(file)
+    locks.callback(unlinked, file.name)
+
+
+def unlinked(name):
     with suppress(OSError):
-        files.folder(path.parent)
-    beside = path.with_name(f".{path.name}.lock")
-    with taken([beside, *(folder / f"goal-{name}.lock" for folder in folders())], fcntl.LOCK_EX, f"waiting for another run that writes {path.name}",
-               tell) as lock:
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                os.unlink(lock.name)    # still held: whoever waits sees that it is another file, and opens the next
+        os.unlink(name)
 
 
 @contextmanager
