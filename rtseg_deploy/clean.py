@@ -160,7 +160,7 @@ def stamp(path, about=None):
 
 def free(path):
     """Whether nobody holds a lock."""
-    with suppress(OSError), open(path, "rb") as file:
+    with suppress(OSError, locks.NoLock), open(path, "rb") as file:
         return locks.free(file, fcntl.LOCK_EX)
     return False
 

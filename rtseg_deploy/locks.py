@@ -15,6 +15,10 @@ from .errors import RtsegError
 POLL_SECONDS = 0.2                  # whoever waits must not take time from what is timed
 
 
+class NoLock(Exception):
+    """A folder that cannot be written, or a file system without locks."""
+
+
 def quiet(step, done):
     """A tell that tells nobody."""
 
@@ -30,7 +34,7 @@ def goal(path, tell=quiet):
     name, why = hashlib.sha256(os.fsencode(path)).hexdigest()[:32], f"waiting for another run that writes {path.name}"
     with ExitStack() as locks:
         hold(locks, taken([folder / f"goal-{name}.lock" for folder in folders()], fcntl.LOCK_EX, why, tell))
-        with suppress(OSError):
+        with suppress(NoLock):
             hold(locks, locked(path.with_name(f".{path.name}.lock"), fcntl.LOCK_EX, why, tell))
         yield
 
@@ -90,20 +94,19 @@ def folders():
 
 def taken(paths, how, why, tell):
     """The open file, of the first path that takes a lock, that holds it until it is closed. Raises RtsegError where none does."""
-    failed = OSError(0, "no folder")
+    failed = "there is no folder for it"
     for path in paths:
         try:
             return locked(path, how, why, tell)
-        except OSError as error:        # a folder that cannot be written, a file system without locks
+        except NoLock as error:
             failed = error
-    raise RtsegError(f"nothing can be locked on this machine: {failed.filename or paths[-1]}: {failed.strerror}",
-                     "name a folder on a disk of its own: XDG_CACHE_HOME=DIR")
+    raise RtsegError(f"nothing can be locked on this machine: {failed}", "name a folder on a disk of its own: XDG_CACHE_HOME=DIR")
 
 
 def locked(path, how, why, tell):
     while True:
         with ExitStack() as opened:
-            file = opened.enter_context(open(path, "ab", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)))
+            file = opened.enter_context(own(path))
             while not free(file, how):
                 tell(why, None)
                 time.sleep(POLL_SECONDS)
@@ -112,12 +115,22 @@ def locked(path, how, why, tell):
                 return file
 
 
+def own(path):
+    """A lock's file, made where there is none, and no link. Raises NoLock."""
+    try:
+        return open(path, "ab", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
+    except OSError as error:
+        raise NoLock(f"{path}: {error.strerror}") from None
+
+
 def free(file, how):
-    """Whether its lock is ours now."""
+    """Whether its lock is ours now. Raises NoLock."""
     try:
         fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise NoLock(f"{file.name}: {error.strerror}") from None
     return True
 
 
