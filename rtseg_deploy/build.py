@@ -1,7 +1,6 @@
 """ONNX artifact -> TensorRT engine, with its sidecar, under <root>/<target>/."""
 import re
 import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,7 +51,7 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=launch.quie
     cache = goal.parent / (re.sub(r"[^\w.]+", "-", f"{gpu['name']}-{version}") + ".timing-cache") if gpu else None
     known = staying(path, artifact, precision, images, tell)
 
-    with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+    with files.scratch() as folder:
         def attempt(kept, temporary):
             """(Artifact, whether its labels hold) of one build."""
             why = {name: known.get(name, ON_DEVICE) for name in kept}

@@ -8,7 +8,6 @@ import contextlib
 import heapq
 import json
 import queue
-import tempfile
 import time
 import uuid
 from collections import Counter, OrderedDict, deque
@@ -214,7 +213,7 @@ class Fleet:
             return self.blame(attempt, f"what came back of {attempt.task.title} is no result")
         noted(self.timeline, attempt.task, attempt.worker, reply["began"], reply["ended"], reply["result"])
         try:
-            with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+            with files.scratch() as folder:
                 result = unpacked(reply, attempt, Path(folder))
                 follow = taken(attempt.task, result, Path(folder)) if result["ok"] else None
         except RtsegError as garbage:
@@ -311,7 +310,7 @@ def joined(address, tls=None):
 @contextlib.contextmanager
 def local(slots, devices=()):
     """A Fleet of this machine alone: one worker, so that what is timed is timed alone."""
-    with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+    with files.scratch() as folder:
         cluster = LocalCluster(n_workers=1, threads_per_worker=slots, processes=False, dashboard_address=None, resources=remote.resources(None, devices),
                                worker_dashboard_address=None, name="local")
         with cluster, cluster.get_client() as one:

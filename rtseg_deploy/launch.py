@@ -151,7 +151,7 @@ def ran(job, place=None, tell=quiet, take=lambda folder: None):
         tell(step, done)
         take(Path(folder))
 
-    with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+    with files.scratch() as folder:
         (place or Here()).run(job, Path(folder), told)
         take(Path(folder))
         result = files.read_json(Path(folder, "result.json"))
@@ -173,11 +173,12 @@ def prepared(job, folder, **more):
     for name, source in job.files.items():
         if isinstance(source, bytes):
             (folder / name).write_bytes(source)
-        elif job.hashes.get(name):
-            same_bytes(Path(source), folder / name)
-            refuse_other(job, name, files.sha256(folder / name))
-        else:
+        elif Path(source).resolve().is_relative_to(PACKAGE_PARENT / __package__):
             (folder / name).symlink_to(Path(source).resolve())
+        else:
+            same_bytes(Path(source), folder / name)
+        if job.hashes.get(name):
+            refuse_other(job, name, files.sha256(folder / name))
     request = {**job.request, **more}
     if "threads" in request:
         request["threads"] = request["threads"] or cpus()

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from . import files
+from . import files, locks
 from .device import runner
 from .errors import RtsegError
 from .launch import BACKENDS, digest, last_line, refuse_other, watched
@@ -233,6 +233,11 @@ class Connection:
             raise RtsegError(f"{self.place.host} does not tell the sha256 of {name}", f"look there: ssh {self.where} sha256sum --version")
         size, sha256 = int(told[0]), told[1]
         part = cache() / f"{there.rpartition('/')[2]}-{sha256[:16]}.part"
+        with locks.goal(part, tell):
+            self.fetch_rest(there, name, part, size, sha256, tell)
+            shutil.move(part, folder / name)
+
+    def fetch_rest(self, there, name, part, size, sha256, tell):
         begin = part.stat().st_size if part.is_file() else 0
         try:
             with self.running(f"tail -c +{begin + 1} {shlex.quote(there)}/{name}", stdin=subprocess.DEVNULL) as process, open(part, "ab") as file:
@@ -242,7 +247,6 @@ class Connection:
             if files.sha256(part) != sha256:
                 part.unlink()
                 raise RtsegError(f"{name} arrived damaged from {self.place.host}", "run it again")
-            shutil.move(part, folder / name)
         except OSError:             # the disk here is full
             part.unlink(missing_ok=True)
             raise

@@ -29,7 +29,7 @@ def consistent(result, made, mine):
 
 
 def nonsense(result, made, mine):
-    return chance.choice(NONSENSE), chance.choice((made, {}, {"../../x": b"x"}, {name: None for name in made}))
+    return chance.choice(NONSENSE), chance.choice((made, {}, {"../../x": b"x"}, dict.fromkeys(made)))
 
 
 def another(result, made, mine):
