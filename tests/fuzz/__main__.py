@@ -17,7 +17,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-INSTRUMENTED = ["rtseg_deploy", "PIL", "json", "tarfile", "tomllib", "zipfile", "csv", "torch.serialization", "torch._weights_only_unpickler", "onnx.numpy_helper"]
+INSTRUMENTED = ["rtseg_deploy", "PIL", "json", "tarfile", "tomllib", "zipfile", "csv", "torch.serialization", "torch._weights_only_unpickler",
+                "onnx.numpy_helper"]
 
 
 def main():
@@ -72,8 +73,8 @@ def fuzzed(name, seconds, found):
             (corpus / f"seed-{number}").write_bytes(data)
         while (left := end - time.monotonic()) > 2:
             work.mkdir(exist_ok=True)
-            command = [sys.executable, "-m", f"{__package__}", name, "--one", f"-max_total_time={left:.0f}", "-timeout=25", "-rss_limit_mb=5000", "-max_len=200000",
-                       f"-seed={int(left)}", f"-artifact_prefix={folder}/", "-print_final_stats=1", "-len_control=0", str(corpus)]
+            command = [sys.executable, "-m", __package__, name, "--one", f"-max_total_time={left:.0f}", "-rss_limit_mb=5000", "-max_len=200000",
+                       f"-seed={int(left)}", f"-artifact_prefix={folder}/", "-print_final_stats=1", str(corpus)]
             with contextlib.suppress(subprocess.TimeoutExpired):
                 said = subprocess.run(command, cwd=work, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                       timeout=left + 120).stdout.decode(errors="replace")

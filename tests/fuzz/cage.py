@@ -99,7 +99,7 @@ def enter(kind, folder):
             said = f"{error.what}{error.fix}"
             if "\n" in said:
                 raise Broken(f"more than one line: {said}") from None
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (whatever it is, it is what is looked for)
             if watch.seen:
                 raise Broken(f"wrote outside: {watch.seen}\n{traceback.format_exc()}") from None
             raise Broken(f"{type(error).__name__}\n{traceback.format_exc()}") from None
@@ -137,7 +137,7 @@ def status(name):
 
 def child(work, last, seconds):
     """Run work() in a fork; returns (what it wrote with its last words, "" if nothing broke; the last input that it had begun)."""
-    words = tempfile.TemporaryFile()
+    words = tempfile.TemporaryFile()    # noqa: SIM115 (the child's too)
     pid = os.fork()
     if not pid:
         said = ""
@@ -147,7 +147,7 @@ def child(work, last, seconds):
             for number in (0, 1, 2):
                 os.dup2(null, number)
             work()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001
             said = str(error) or traceback.format_exc()
         os.write(words.fileno(), "\n".join(line[:300] for line in said.splitlines()[-60:]).encode(errors="replace"))
         os._exit(0)
