@@ -46,7 +46,8 @@ def sidecar(kind="onnx", **changes):
              "built": {"runtime": "tensorrt", "version": "8.2.1", "compute_capability": "6.2", "target": "jetson-tx2"}}
     artifact = records.Artifact(kind=kind, model="sgcpnet", dialect="official", classes=11, class_set="camvid", resolution=RESOLUTION, network_input=RESOLUTION,
                                 enlarge="bilinear", precision="fp32", input="normalised", output="logits", opset=17,
-                                normalisation={"mean": [.5, .5, .5], "std": [.2, .2, .2]}, weights_bytes=1000, parent={"seed": 0}, sha256=sha256(b"artifact").hexdigest(),
+                                normalisation={"mean": [.5, .5, .5], "std": [.2, .2, .2]}, weights_bytes=1000, parent={"seed": 0},
+                                sha256=sha256(b"artifact").hexdigest(),
                                 target="jetson-tx2" if kind == "engine" else "", checks={**proven, **(built if kind == "engine" else {})},
                                 versions={"tensorrt": "8.2.1"})
     return replace(artifact, **changes)
