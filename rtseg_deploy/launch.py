@@ -31,7 +31,7 @@ FRAMES = ("frames.py", "kernels.py", "kernels.c", "kernels.h")      # what is ar
 GPU_FRAMES = ("gpuframes.py", "gpukernels.py", "kernels.cu")        # and on a GPU
 POLL_SECONDS = 0.5                                  # a waiting parent must not take time from what is timed
 TELEMETRY = "telemetry.jsonl"                       # rows of sampler.py
-LOG_BYTES = 1 << 16                                 # of a worker's last words
+LOG_BYTES, LOG_LINE = 1 << 16, 1 << 12              # of a worker's last words, and of one of them
 
 # action -> names and types of what its good result has, at least: a device may answer anything
 ANSWERS = {"probe": {"probe": dict}, "infer": {"environment": dict},
@@ -150,10 +150,16 @@ def ran(job, place=None, tell=quiet, take=lambda folder: None):
         take(Path(folder))
         result = files.read_json(Path(folder, "result.json"))
         if result.get("ok") is not True:
-            raise RtsegError(result.get("error", "the job failed and does not say why"), result.get("fix", ""))
+            raise failed(result, place)
         if not sound(job.request["action"], result):
             raise RtsegError(f"what came back of the job to {job.request['action']} is no result of it", "run it again")
         yield result, Path(folder)
+
+
+def failed(result, place):
+    """The error of a worker's result. What a device proposes to type is its word, not ours."""
+    fix = str(result.get("fix", ""))[:LOG_LINE]
+    return RtsegError(str(result.get("error", "the job failed and does not say why"))[:LOG_LINE], f"{place.name} says: {fix}" if place and fix else fix)
 
 
 def probe(place=None, tell=quiet, **needed):
@@ -221,10 +227,11 @@ def follow(process, tell):
             return rest.decode(errors="replace")
         *lines, buffer = (buffer + (block or b"")).split(b"\n")
         for line in lines:
-            if line.startswith(runner.REPORT):
+            if line.startswith(runner.REPORT) and len(line) < LOG_BYTES:
                 event, since = reported(line) or event, time.monotonic()
             else:
                 rest = (rest + line + b"\n")[-LOG_BYTES:]
+        buffer = buffer[-LOG_BYTES:]    # of a line that does not end
         if event is not None:
             done = event.get("done")
             if "expected_s" in event:
