@@ -54,7 +54,8 @@ class Watch:
             return True
         self.on = False             # what looks at a path opens nothing
         try:
-            whole = os.path.realpath(os.path.dirname(os.path.abspath(os.fsdecode(path))))
+            whole = os.path.abspath(os.fsdecode(path))
+            whole = whole if whole == self.folder else os.path.realpath(os.path.dirname(whole))
         except ValueError:          # a NUL: nothing can be written there
             return True
         finally:

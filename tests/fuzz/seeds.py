@@ -83,7 +83,7 @@ def jobs():
     infer = {"action": "infer", "backend": "onnxruntime-cpu", "artifact": "net.onnx", "described": artifact, "threads": 1, "own": None, "inputs": ["0.npy"],
              "labels": ["labels-0.npy"], "settings": None}
     return [as_json(one) for one in (infer, {**infer, "action": "time", "iterations": 3, "cuda_graph": False, "warmup_limit": 0.05, "stages": None,
-                                             "streaming": False, "bn": "", "sampled": None}, {**infer, "action": "load"}, {"action": "probe", "commands": []})]
+                                             "streaming": False, "bn": "", "sampled": None}, {**infer, "action": "load"})]
 
 
 def plans():
