@@ -57,7 +57,7 @@ def calibrate(path, source, goal=None, ask=Ask(), tell=lambda step, done: None):
     if Path(path).resolve() in {Path(made).resolve() for made in (goal, ask.table) if made}:
         raise RtsegError(f"{path} would be overwritten", "choose another name")
     chosen, others, warnings = images_of(source, ask)
-    model = graphs.load(path)
+    model = graphs.whole(path)
 
     def fed(image):
         return images.fed(images.resized(images.read(image), artifact.resolution), artifact.input, artifact.normalisation)

@@ -21,7 +21,7 @@ from tokenize import TokenError
 
 from . import backends, files, telemetry
 from .device import runner
-from .errors import RtsegError, first_line, printable
+from .errors import RtsegError, first_line, need, printable
 from .records import has
 
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent
@@ -61,6 +61,8 @@ def on_backend(action, path, artifact, backend, arrays, threads=None, own=None, 
 
     threads: all of this process's processors if not given. own: the arguments of own.load, for a network that only its own code can build.
     """
+    if artifact.kind == "onnx":
+        refuse_outside(path)
     own_worker = backend in runner.SESSIONS
     parent = {} if own_worker else dict(artifact.parent)     # where a checkpoint lies is nobody else's business
     if "file" in parent:
@@ -77,6 +79,19 @@ def on_backend(action, path, artifact, backend, arrays, threads=None, own=None, 
         beside += GPU_FRAMES
     return Job(request, {f"network.{artifact.kind}": Path(path), **{name: Path(runner.__file__).with_name(name) for name in beside},
                          **dict(zip(names, map(saved, arrays)))}, labels, RUNNER if own_worker else BACKENDS)
+
+
+def refuse_outside(path):
+    """Raise RtsegError for an ONNX file that would have a runtime read other files: weights that lie elsewhere, an engine of Microsoft's EPContext.
+
+    Files that need no look, all of ours, hold none of these words; what only measures has no onnx to look with.
+    """
+    data = Path(path).read_bytes()
+    if any(word in data for word in (b"location", b"com.microsoft")):
+        need("onnx")
+        from . import graphs
+
+        graphs.whole(path)
 
 
 def saved(array):
