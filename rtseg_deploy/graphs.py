@@ -69,6 +69,14 @@ def graphs(graph):
                 yield from graphs(inner)
 
 
+def refuse_vast(model, source):
+    """Raise RtsegError where a graph says of a tensor that it is larger than any of a segmentation network."""
+    for name, sides in view(model).shapes.items():
+        if sides is not None and 4 * math.prod(side or 1 for side in sides) > limits.TENSOR_BYTES:
+            limits.refuse(source, f"makes a tensor {name} of {'x'.join(str(side or '?') for side in sides)}, more than {limits.amount(limits.TENSOR_BYTES)}",
+                          "export it for a smaller size")
+
+
 def tensors(graph):
     """Every tensor that a graph stores."""
     for inner in graphs(graph):

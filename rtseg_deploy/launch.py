@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tokenize import TokenError
 
-from . import backends, files, telemetry
+from . import backends, files, limits, telemetry
 from .device import runner
 from .errors import RtsegError, first_line, need, printable
 from .records import has
@@ -118,6 +118,8 @@ def labels(path):
     import numpy as np
 
     try:
+        if path.stat().st_size > limits.LABEL_BYTES:
+            limits.refuse(path.name, f"made on the device, is larger than the {limits.amount(limits.LABEL_BYTES)} that labels can have", "run it again")
         found = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, TypeError, SyntaxError, TokenError, ArithmeticError, RecursionError, MemoryError, OSError) as error:
         raise RtsegError(f"{path.name}, made on the device, is no array: {first_line(error)}", "run it again") from None

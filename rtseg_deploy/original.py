@@ -1,4 +1,5 @@
 """An ONNX file from elsewhere: read without trusting it, and seen to be a segmentation network of one input and one output."""
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 from . import limits, proof
 from .errors import RtsegError, first_line
-from .graphs import called, graphs, sides_of, whole
+from .graphs import called, graphs, refuse_vast, sides_of, whole
 from .records import size
 
 LONGEST_SIDE = 16384                # pixels
@@ -52,7 +53,8 @@ class Original:
 
         def run(picture):
             try:
-                return session.run(None, {self.input: picture.fed}, quiet)
+                with limits.memory(self.file, limits.MEMORY + limits.PER_PIXEL * math.prod(self.resolution)):   # a shape can depend on the picture
+                    return session.run(None, {self.input: picture.fed}, quiet)
             except RUNTIME_ERRORS as error:
                 raise failed(error) from None
         return run
@@ -118,7 +120,21 @@ def interface(model, source, resolution):
     kind, found = layout(given[0], source)
     height, width = agreed([side for side, known in found if known is None], resolution, given[0].name, source)
     sides = iter((height, width))
-    return Original(str(source), model, given[0].name, kind, tuple(next(sides) if known is None else known for _, known in found), (height, width))
+    original = Original(str(source), model, given[0].name, kind, tuple(next(sides) if known is None else known for _, known in found), (height, width))
+    refuse_vast(at_size(original), source)
+    return original
+
+
+def at_size(original):
+    """The model with the sides of its input said, and no others."""
+    model = onnx.ModelProto()
+    model.CopyFrom(original.model)
+    del model.graph.value_info[:], model.graph.output[0].type.tensor_type.shape.dim[:]
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    dims = next(value for value in model.graph.input if value.name == original.input).type.tensor_type.shape.dim
+    for dim, side in zip(dims, original.sides):
+        dim.dim_value = side
+    return model
 
 
 def layout(value, source):
