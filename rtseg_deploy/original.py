@@ -10,7 +10,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 from . import limits, proof
 from .errors import RtsegError, first_line
-from .graphs import graphs, load, refuse_vast, sides_of, tensors
+from .graphs import called, graphs, refuse_vast, sides_of, whole
 from .records import size
 
 LONGEST_SIDE = 16384                # pixels
@@ -75,16 +75,10 @@ class Result:
 
 def read(source):
     """The model in a file, whole and in plain ONNX. Raises RtsegError."""
-    model = load(source)
-    if model.functions:
-        raise RtsegError(f"{source} defines functions of its own, such as {model.functions[0].name}, which cannot be seen into",
-                         "inline them: onnx.save(onnx.inliner.inline_local_functions(onnx.load(F)), G)")
+    model = whole(source)
     for graph in graphs(model.graph):
         for node in graph.node:
             refuse_node(node, source)
-    for tensor in tensors(model.graph):
-        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-            raise RtsegError(f"{source} keeps the tensor {tensor.name} in another file", "put all in one: onnx.save(onnx.load(F), G)")
     for entry in (*model.opset_import, *(node for graph in graphs(model.graph) for node in graph.node)):
         entry.domain = "" if entry.domain == "ai.onnx" else entry.domain  # two names of one; the checker knows one
     try:
@@ -95,10 +89,8 @@ def read(source):
 
 
 def refuse_node(node, source):
-    """Raise RtsegError for a node that only another program understands, or that the passes cannot see into."""
-    name = f"{source}: {node.name or next(iter(node.output), '')} ({node.op_type})"
-    if node.domain not in ("", "ai.onnx"):
-        raise RtsegError(f"{name} is an operator of {node.domain}, not of ONNX", "export it again without custom operators or a runtime's optimisations")
+    """Raise RtsegError for a node that the passes cannot see into."""
+    name = called(node, source)
     if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute) and node.op_type != "If":
         raise RtsegError(f"{name} holds a graph within the graph", "export it again without loops")
     if any(attribute.HasField("sparse_tensor") or attribute.sparse_tensors for attribute in node.attribute):
