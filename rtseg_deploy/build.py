@@ -1,7 +1,6 @@
 """ONNX artifact -> TensorRT engine, with its sidecar, under <root>/<target>/."""
 import re
 import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,7 +51,7 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=launch.quie
     cache = goal.parent / (re.sub(r"[^\w.]+", "-", f"{gpu['name']}-{version}") + ".timing-cache") if gpu else None
     known = staying(path, artifact, precision, images, tell)
 
-    with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+    with files.scratch() as folder:
         def attempt(kept, temporary):
             """(Artifact, whether its labels hold) of one build."""
             why = {name: known.get(name, ON_DEVICE) for name in kept}
@@ -95,7 +94,7 @@ def refuse_unparsed(path, target, version):
 
     parser = facts.parser_of(version, "rtx" if target.ahead_of_time and not version else target.parser)
     chip = "" if version and parser.name == "rtx" else target.compute_capability    # TensorRT 11 reads what RTX reads, and has kernels of its own
-    check.refuse(check.findings(graphs.load(path), parser, chip), f"{parser.serves} does not take {path} for {target.name}")
+    check.refuse(check.findings(graphs.whole(path), parser, chip), f"{parser.serves} does not take {path} for {target.name}")
 
 
 def read_table(table, artifact, fp16):
@@ -170,7 +169,7 @@ def staying(path, artifact, precision, images=(), tell=launch.quiet):
     need("onnx_graphsurgeon", "polygraphy", "onnxruntime", "onnx")
     from . import fp16, graphs, proof
 
-    model = graphs.load(path, contents(path, artifact))
+    model = graphs.whole(path, contents(path, artifact))
     return fp16.beyond_range(model, proof.pictures(artifact.resolution, artifact.normalisation, artifact.input, images), tell)
 
 
@@ -181,7 +180,7 @@ def floating(path):
 
     from . import graphs
 
-    model = graphs.load(path)
+    model = graphs.whole(path)
     kinds = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
     return [node.name for node in model.graph.node if kinds.get(node.output[0]) in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)]
 
@@ -214,7 +213,7 @@ def prepared(path, artifact, precision, channels, goal, tell, kept=()):
     from . import fp16, graphs, proof
     from .passes import checked, dense_groups
 
-    original = graphs.load(path, contents(path, artifact))
+    original = graphs.whole(path, contents(path, artifact))
     model, widened = dense_groups.run(original, channels) if channels else (original, [])
     if not widened and precision == artifact.precision:
         return path, {}

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import tarfile
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,7 +45,7 @@ def bundle(paths, goal, target_name=None, fp16=False, names=(), iterations=None,
     if not (target_name or names):
         raise RtsegError("a bundle without --target and --backend has nothing to do", "name the device: --target jetson-tx2")
     target = facts.target(target_name) if target_name else None
-    with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+    with files.scratch() as folder:
         subjects = [subject for path in map(Path, paths)
                     for subject in (of_plan(path, target, iterations, Path(folder), tell) if path.suffix == ".toml" else
                                     [Subject(path, bench.Ask(iterations=iterations or 1000), str(path))])]

@@ -63,7 +63,7 @@ def calibrate(path, source, goal=None, ask=Ask(), tell=lambda step, done: None):
 def calibrated(path, artifact, source, goal, ask, tell):
     """The Artifact of `calibrate`, written."""
     chosen, others, warnings = images_of(source, ask)
-    model = graphs.load(path, contents(path, artifact))
+    model = graphs.whole(path, contents(path, artifact))
 
     def fed(image):
         return images.fed(images.resized(images.read(image), artifact.resolution), artifact.input, artifact.normalisation)

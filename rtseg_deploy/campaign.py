@@ -2,7 +2,6 @@
 import hashlib
 import json
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -45,7 +44,7 @@ def run(path, ask, anywhere=False, again=False, tell=launch.quiet, by=None):
             found[number, backend] = Outcome(row, backend, goal, known, why)
             if not (known or why):
                 asked.setdefault(number, []).append(backend)
-    with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as scratch:
+    with files.scratch() as scratch:
         groups = {}                 # rows that are timed on the same export
         for number, names in asked.items():
             row = plan.rows[number - 1]

@@ -4,7 +4,6 @@ import gzip
 import re
 import shutil
 import tarfile
-import tempfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ def collect(archive, engines="engines", results="results", tell=lambda step, don
     """
     if signers:
         signatures.check(archive, signers)
-    with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+    with files.scratch() as folder:
         tell("unpacking and checking", None)
         unpack(archive, Path(folder))
         check(Path(folder))

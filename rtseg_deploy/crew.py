@@ -1,11 +1,10 @@
 """Who does Tasks: this process, one after another, or the workers of a fleet (fleet.py, remote.py)."""
 import json
-import tempfile
 import time
 from collections import deque
 from pathlib import Path
 
-from . import launch, tasks
+from . import files, launch, tasks
 
 MACHINE, PROCESSOR, ALL = "machine", "processor", 1000      # what a worker has for tasks: what is timed takes all of a machine, other work one of so many
 
@@ -25,7 +24,7 @@ class Serial:
         waiting = deque(given)
         while waiting:
             task = waiting.popleft()
-            with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+            with files.scratch() as folder:
                 tasks.lay_out(task, Path(folder))
                 began = time.time()
                 result = tasks.perform(Path(folder), lambda step, done, title=task.title: tell(f"{title}: {step}", done), self.place)

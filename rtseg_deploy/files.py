@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import tempfile
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -90,7 +91,9 @@ def synced(path):
 # ---- whose a temporary file is
 
 
-PART = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<process>[0-9]+)-(?P<began>[0-9]+)\.part(\.mp4)?")
+WRITER = "(?P<machine>[0-9a-f]{8})-(?P<process>[0-9]+)-(?P<began>[0-9]+)"
+PART = re.compile(rf"\.(?P<name>.+)\.{WRITER}\.part(\.mp4)?")
+SCRATCH = re.compile(rf"rtseg-deploy-{WRITER}-\w+")
 ABANDONED_SECONDS = 86400           # after which what another machine writes is taken for left
 
 
@@ -110,9 +113,14 @@ def writer():
     return f"{identity('/proc/sys/kernel/random/boot_id', '/proc/self/ns/pid')}-{number}-{began(number)}"
 
 
+def scratch():
+    """A temporary folder, gone with the block; where its process is killed in it the name says whose it was."""
+    return tempfile.TemporaryDirectory(prefix=f"rtseg-deploy-{writer()}-")
+
+
 def alive(part):
-    """Whether who writes a temporary file may still do so."""
-    found, here = PART.fullmatch(part.name), writer().partition("-")[0]
+    """Whether who writes a temporary file, or in a temporary folder, may still do so."""
+    found, here = PART.fullmatch(part.name) or SCRATCH.fullmatch(part.name), writer().partition("-")[0]
     if found["machine"] != here:            # before this machine was started anew, or on another one, or in another container
         return time.time() - part.stat().st_mtime < ABANDONED_SECONDS
     return began(found["process"]) == found["began"]

@@ -8,7 +8,6 @@ import contextlib
 import heapq
 import json
 import queue
-import tempfile
 import time
 import uuid
 from collections import Counter, OrderedDict, deque
@@ -63,7 +62,7 @@ class Fleet:
     def __init__(self, connect):
         self.connect, self.client, self.remarks = connect, connect(), []
         self.running, self.waiting, self.ended, self.blobs, self.in_a_row = {}, {}, queue.SimpleQueue(), OrderedDict(), {}
-        self.done, self.since, self.timeline, self.aside = 0, time.monotonic(), None, set()
+        self.done, self.since, self.timeline, self.aside, self.held = 0, time.monotonic(), None, set(), 0
 
     def close(self):
         with contextlib.suppress(*LOST):
@@ -93,8 +92,10 @@ class Fleet:
             self.wait_for(Attempt(task))
         while self.running or any(self.waiting.values()):
             self.hold_on(tell)
-            self.recall()
-            self.submit()
+            known = self.workers()
+            self.since = time.monotonic() if known and self.running else self.since
+            self.recall(known)
+            self.submit(known)
             with contextlib.suppress(queue.Empty):
                 key = self.ended.get(timeout=0.5)
                 while True:
@@ -103,11 +104,10 @@ class Fleet:
             left = len(self.running) + sum(map(len, self.waiting.values()))
             tell(f"{self.done} of {self.done + left} done, {len(self.running)} given out", self.done / max(1, self.done + left))
 
-    def recall(self):
+    def recall(self, known):
         """What was given to workers that are gone is given to others."""
-        there = self.workers()
         for key, attempt in list(self.running.items()):
-            if attempt.worker not in there and not attempt.future.done():
+            if attempt.worker not in known and not attempt.future.done():
                 del self.running[key]
                 with contextlib.suppress(*LOST):
                     attempt.future.cancel()
@@ -123,16 +123,14 @@ class Fleet:
             for key in list(self.running):
                 self.wait_for(self.running.pop(key))
             self.blobs.clear()
+            self.held = 0
             tell("the scheduler is gone: waiting for it", None)
             self.refuse_to_wait("the scheduler is gone")
             time.sleep(0.5)
             if self.client.status == "closed":
                 with contextlib.suppress(RtsegError):
                     self.client = self.connect()
-        if self.running and self.workers():
-            self.since = time.monotonic()
-        else:
-            self.refuse_to_wait("no worker is left that could go on")
+        self.refuse_to_wait("no worker is left that could go on")
 
     def refuse_to_wait(self, why):
         if time.monotonic() - self.since > PATIENCE:
@@ -140,12 +138,11 @@ class Fleet:
 
     # ---- giving out
 
-    def submit(self):
+    def submit(self, known):
         """Give out as much as keeps the workers busy, and no more: what waits here needs no memory there. What is timed goes first: it ends a row.
 
         Each task to the worker that has the least to do. Dask itself would give it to one that has its files already, and so all of them to one.
         """
-        known = self.workers()
         out = Counter(one.worker for one in self.running.values())
         for device, alone in sorted(self.waiting, key=lambda kind: not kind[1]):
             waiting = self.waiting[device, alone]
@@ -172,26 +169,30 @@ class Fleet:
         key = f"rtseg-deploy-{uuid.uuid4().hex}"
         request = {**attempt.task.request, "version": tasks.__version__, "of": attempt.of}
         try:
-            blobs = {digest: self.blob(digest, attempt.task.reads[name]) for name, digest in attempt.hashes.items()}
+            blobs = self.blobs_of(attempt, address)
             attempt.future = self.client.submit(remote.do, request, attempt.hashes, blobs, key=key, pure=False, resources=attempt.resources, workers=[address])
-        except LOST:
+        except (*LOST, KeyError):   # KeyError: the scheduler's, of a worker that left
             self.wait_for(attempt)
             return
         attempt.worker = worker
         self.running[key] = attempt
         attempt.future.add_done_callback(lambda future: self.ended.put(future.key))
 
-    def blob(self, digest, path):
-        """The Future of a file's bytes, which travel to each worker that needs them once."""
-        if digest in self.blobs and self.blobs[digest][0].status == "finished":
+    def blobs_of(self, attempt, address):
+        """sha256 -> Future of the bytes of each file that it reads. What no worker has goes to the one that is to do it; others get it from there, once."""
+        paths = {digest: Path(attempt.task.reads[name]) for name, digest in attempt.hashes.items()}
+        missing = {f"{digest}-{uuid.uuid4().hex[:8]}": path.read_bytes() for digest, path in paths.items()
+                   if digest not in self.blobs or self.blobs[digest][0].status != "finished"}
+        for key, future in (self.client.scatter(missing, workers=[address]) if missing else {}).items():
+            digest, size = key.partition("-")[0], len(missing[key])
+            self.held += size - self.blobs.pop(digest, (None, 0))[1]
+            self.blobs[digest] = future, size
+        for digest in paths:
             self.blobs.move_to_end(digest)
-        else:
-            data = Path(path).read_bytes()
-            key = f"{digest}-{uuid.uuid4().hex[:8]}"
-            self.blobs[digest] = self.client.scatter({key: data})[key], len(data)
-            while sum(size for _, size in self.blobs.values()) > HELD and len(self.blobs) > 1:
-                self.blobs.popitem(last=False)
-        return self.blobs[digest][0]
+        found = {digest: self.blobs[digest][0] for digest in paths}
+        while self.held > HELD and len(self.blobs) > 1:
+            self.held -= self.blobs.popitem(last=False)[1][1]
+        return found
 
     # ---- taking back
 
@@ -212,7 +213,7 @@ class Fleet:
             return self.blame(attempt, f"what came back of {attempt.task.title} is no result")
         noted(self.timeline, attempt.task, attempt.worker, reply["began"], reply["ended"], reply["result"])
         try:
-            with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+            with files.scratch() as folder:
                 result = unpacked(reply, attempt, Path(folder))
                 follow = taken(attempt.task, result, Path(folder)) if result["ok"] else None
         except RtsegError as garbage:
@@ -309,7 +310,7 @@ def joined(address, tls=None):
 @contextlib.contextmanager
 def local(slots, devices=()):
     """A Fleet of this machine alone: one worker, so that what is timed is timed alone."""
-    with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+    with files.scratch() as folder:
         cluster = LocalCluster(n_workers=1, threads_per_worker=slots, processes=False, dashboard_address=None, resources=remote.resources(None, devices),
                                worker_dashboard_address=None, name="local")
         with cluster, cluster.get_client() as one:

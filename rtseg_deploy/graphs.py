@@ -30,6 +30,27 @@ def load(source, held=None):
     return model
 
 
+def whole(source, held=None):
+    """The model in a file that needs no other file, and no operators but ONNX's own. held: see load. Raises RtsegError."""
+    model = load(source, held)
+    if model.functions:
+        raise RtsegError(f"{source} defines functions of its own, such as {model.functions[0].name}, which cannot be seen into",
+                         "inline them: onnx.save(onnx.inliner.inline_local_functions(onnx.load(F)), G)")
+    for node in (node for graph in graphs(model.graph) for node in graph.node):
+        if node.domain not in ("", "ai.onnx"):
+            raise RtsegError(f"{called(node, source)} is an operator of {node.domain}, not of ONNX",
+                             "export it again without custom operators or a runtime's optimisations")
+    for tensor in (*tensors(model.graph), *sparse_tensors(model.graph)):
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise RtsegError(f"{source} keeps the tensor {tensor.name} in another file", "put all in one: onnx.save(onnx.load(F), G)")
+    return model
+
+
+def called(node, source):
+    """A node, in a few words."""
+    return f"{source}: {node.name or next(iter(node.output), '')} ({node.op_type})"
+
+
 def refuse_unsound(tensor, source):
     """Raise RtsegError where a tensor is not as large as it says; one that lies in another file is whoever reads that one's to refuse."""
     if tensor.external_data or tensor.data_location == TensorProto.EXTERNAL:
@@ -51,6 +72,14 @@ def graphs(graph):
                 yield from graphs(inner)
 
 
+def refuse_vast(model, source):
+    """Raise RtsegError where a graph says of a tensor that it is larger than any of a segmentation network."""
+    for name, sides in view(model).shapes.items():
+        if sides is not None and 4 * math.prod(side or 1 for side in sides) > limits.TENSOR_BYTES:
+            limits.refuse(source, f"makes a tensor {name} of {'x'.join(str(side or '?') for side in sides)}, more than {limits.amount(limits.TENSOR_BYTES)}",
+                          "export it for a smaller size")
+
+
 def tensors(graph):
     """Every tensor that a graph stores."""
     for inner in graphs(graph):
@@ -58,6 +87,15 @@ def tensors(graph):
         for node in inner.node:
             for attribute in node.attribute:
                 yield from ([attribute.t] if attribute.HasField("t") else attribute.tensors)
+
+
+def sparse_tensors(graph):
+    """The two tensors of each sparse one."""
+    for inner in graphs(graph):
+        found = [*inner.sparse_initializer]
+        for attribute in (attribute for node in inner.node for attribute in node.attribute):
+            found += [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else attribute.sparse_tensors
+        yield from (part for sparse in found for part in (sparse.values, sparse.indices))
 
 
 def sides_of(value):

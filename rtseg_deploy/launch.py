@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tokenize import TokenError
 
-from . import backends, files, locks, telemetry
+from . import backends, files, limits, locks, telemetry
 from .device import runner
-from .errors import RtsegError, first_line, printable
+from .errors import RtsegError, first_line, need, printable
 from .locks import quiet
 from .records import has
 
@@ -33,7 +33,7 @@ FRAMES = ("frames.py", "kernels.py", "kernels.c", "kernels.h")      # what is ar
 GPU_FRAMES = ("gpuframes.py", "gpukernels.py", "kernels.cu")        # and on a GPU
 POLL_SECONDS = 0.5                                  # a waiting parent must not take time from what is timed
 TELEMETRY = "telemetry.jsonl"                       # rows of sampler.py
-LOG_BYTES = 1 << 16                                 # of a worker's last words
+LOG_BYTES, LOG_LINE = 1 << 16, 1 << 12              # of a worker's last words, and of one of them
 ALONE = {"time": True, "profile": True, "build": False, "label": False, "infer": False}     # on this machine, see locks.machine; the others are short
 
 # action -> names and types of what its good result has, at least: a device may answer anything
@@ -61,6 +61,8 @@ def on_backend(action, path, artifact, backend, arrays, threads=None, own=None, 
 
     threads: all of this process's processors if not given. own: the arguments of own.load, for a network that only its own code can build.
     """
+    if artifact.kind == "onnx":
+        refuse_outside(path)
     own_worker = backend in runner.SESSIONS
     parent = {} if own_worker else dict(artifact.parent)     # where a checkpoint lies is nobody else's business
     if "file" in parent:
@@ -77,6 +79,19 @@ def on_backend(action, path, artifact, backend, arrays, threads=None, own=None, 
         beside += GPU_FRAMES
     return Job(request, {f"network.{artifact.kind}": Path(path), **{name: Path(runner.__file__).with_name(name) for name in beside},
                          **dict(zip(names, map(saved, arrays)))}, labels, RUNNER if own_worker else BACKENDS, {f"network.{artifact.kind}": artifact.sha256})
+
+
+def refuse_outside(path):
+    """Raise RtsegError for an ONNX file that would have a runtime read other files: weights that lie elsewhere, an engine of Microsoft's EPContext.
+
+    Files that need no look, all of ours, hold none of these words; what only measures has no onnx to look with.
+    """
+    data = Path(path).read_bytes()
+    if any(word in data for word in (b"location", b"com.microsoft")):
+        need("onnx")
+        from . import graphs
+
+        graphs.whole(path)
 
 
 def saved(array):
@@ -109,6 +124,8 @@ def labels(path):
     import numpy as np
 
     try:
+        if path.stat().st_size > limits.LABEL_BYTES:
+            limits.refuse(path.name, f"made on the device, is larger than the {limits.amount(limits.LABEL_BYTES)} that labels can have", "run it again")
         found = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, TypeError, SyntaxError, TokenError, ArithmeticError, RecursionError, MemoryError, OSError) as error:
         raise RtsegError(f"{path.name}, made on the device, is no array: {first_line(error)}", "run it again") from None
@@ -151,15 +168,21 @@ def ran(job, place=None, tell=quiet, take=lambda folder: None):
         tell(step, done)
         take(Path(folder))
 
-    with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+    with files.scratch() as folder:
         (place or Here()).run(job, Path(folder), told)
         take(Path(folder))
         result = files.read_json(Path(folder, "result.json"))
         if result.get("ok") is not True:
-            raise RtsegError(result.get("error", "the job failed and does not say why"), result.get("fix", ""))
+            raise failed(result, place)
         if not sound(job.request["action"], result):
             raise RtsegError(f"what came back of the job to {job.request['action']} is no result of it", "run it again")
         yield result, Path(folder)
+
+
+def failed(result, place):
+    """The error of a worker's result. What a device proposes to type is its word, not ours."""
+    fix = str(result.get("fix", ""))[:LOG_LINE]
+    return RtsegError(str(result.get("error", "the job failed and does not say why"))[:LOG_LINE], f"{place.name} says: {fix}" if place and fix else fix)
 
 
 def probe(place=None, tell=quiet, **needed):
@@ -173,11 +196,12 @@ def prepared(job, folder, **more):
     for name, source in job.files.items():
         if isinstance(source, bytes):
             (folder / name).write_bytes(source)
-        elif job.hashes.get(name):
-            same_bytes(Path(source), folder / name)
-            refuse_other(job, name, files.sha256(folder / name))
-        else:
+        elif Path(source).resolve().is_relative_to(PACKAGE_PARENT / __package__):
             (folder / name).symlink_to(Path(source).resolve())
+        else:
+            same_bytes(Path(source), folder / name)
+        if job.hashes.get(name):
+            refuse_other(job, name, files.sha256(folder / name))
     request = {**job.request, **more}
     if "threads" in request:
         request["threads"] = request["threads"] or cpus()
@@ -244,10 +268,11 @@ def follow(process, tell):
             return rest.decode(errors="replace")
         *lines, buffer = (buffer + (block or b"")).split(b"\n")
         for line in lines:
-            if line.startswith(runner.REPORT):
+            if line.startswith(runner.REPORT) and len(line) < LOG_BYTES:
                 event, since = reported(line) or event, time.monotonic()
             else:
                 rest = (rest + line + b"\n")[-LOG_BYTES:]
+        buffer = buffer[-LOG_BYTES:]    # of a line that does not end
         if event is not None:
             done = event.get("done")
             if "expected_s" in event:

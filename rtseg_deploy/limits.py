@@ -18,19 +18,19 @@ JSON_DEPTH = 64                     # a result's telemetry: 6
 JSON_TAKES = {b",": 36, b":": 120, b"{": 200, b"[": 90, b'"': 32}
 JSON_DIGITS = 20                    # of a whole number: bytes of memory have 13
 TEXT_BYTES = 64 << 20               # a list of a million images
-TEXT_LINES = 1 << 20
-CSV_LINES = 1 << 20                 # Cityscapes has 24,998 images
-SUMS_BYTES = 16 << 20               # of an archive's members: 10,000 lines
+TEXT_LINES = 1 << 20                # Cityscapes has 24,998 images
 PLAN_BYTES, PLAN_ROWS, PLAN_PARTS = 4 << 20, 10_000, 32      # every network, size, precision and device: some 6,000 rows
 CHECKPOINT_BYTES = 3 << 29          # DDRNet-39 1.5x in FP32 with Adam's two moments: 0.9 GB
 CHECKPOINT_MEMBERS = 100_000        # DDRNet-39 with its optimizer: 2,500
 TENSORS = 100_000
 ONNX_BYTES = 512 << 20              # DDRNet-39 1.5x in FP32: 0.3 GB
-ONNX_FIELDS = 1 << 20               # DDRNet-39 as exporters leave it: 20,000
+ONNX_FIELDS = 1 << 19               # DDRNet-39 as exporters leave it: 20,000
 ONNX_NUMBERS = 32 << 20             # bytes of packed whole numbers, each 8 in memory: shapes and axes
 ONNX_DEPTH = 48                     # messages in messages; a graph in a graph is three
 SIDES = 16                          # of a tensor; real ones have up to 6
+CONSTANT_BYTES = 64 << 20           # of an expression of constants that is computed beforehand: grids of 1024x2048 coordinates have 17 MB
 TENSOR_BYTES = 1 << 30              # of one that a graph makes; the float32 logits of 19 classes at 1024x2048: 160 MB
+PER_PIXEL = 2048                    # bytes that a network may take to run, beside MEMORY: 4.3 GB at 1024x2048
 IMAGE_BYTES = 256 << 20
 CLASSES = 10_000
 PIXELS = 1 << 26                    # 8192x8192: 32 times 1024x2048; labels in colours take 25 bytes each
@@ -126,24 +126,26 @@ def refuse_heavy_messages(found, path, kind, damaged):
             count, numbers = count + 1, numbers + size * (field == "numbers")
             if at + size > end:
                 refuse(path, *damaged)
-            if key & 7 == 2 and field not in (None, "numbers"):
+            if field == "text":
+                found[at:at + size].decode()
+            if key & 7 == 2 and field not in (None, "numbers", "text"):
                 inside.append((at + size, field))
             else:
                 at += size
             if count > ONNX_FIELDS or numbers > ONNX_NUMBERS or len(inside) > ONNX_DEPTH:
                 refuse(path, f"has more than {ONNX_FIELDS:,} parts or {ONNX_NUMBERS:,} bytes of whole numbers, or is nested more than {ONNX_DEPTH} deep")
-    except IndexError:
+    except (IndexError, UnicodeDecodeError):
         refuse(path, *damaged)
 
 
 @cache
 def fields(kind):
-    """Number -> the descriptor of a field's messages, or "numbers" where whole ones lie there packed."""
-    packed = {number: "numbers" for number, field in kind.fields_by_number.items() if field.type in VARINTS}
-    return packed | {number: field.message_type for number, field in kind.fields_by_number.items() if field.message_type}
+    """Number -> the descriptor of a field's messages, "text", or "numbers" where whole ones lie there packed."""
+    plain = {number: "text" if field.type == STRING else "numbers" for number, field in kind.fields_by_number.items() if field.type in (STRING, *VARINTS)}
+    return plain | {number: field.message_type for number, field in kind.fields_by_number.items() if field.message_type}
 
 
-VARINTS = (3, 4, 5, 8, 13, 14, 17, 18)      # int64, uint64, int32, bool, uint32, enum, sint32, sint64: FieldDescriptor.Type
+STRING, VARINTS = 9, (3, 4, 5, 8, 13, 14, 17, 18)      # int64, uint64, int32, bool, uint32, enum, sint32, sint64: FieldDescriptor.Type
 
 
 def varint(found, at):

@@ -1,5 +1,4 @@
 """Every network x every size that its paper lists -> exported, folded, proven, compiled in FP32 and FP16; a file a row, so it can go on."""
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +64,7 @@ def made(name, resolution, target, tell):
     row = {"format": FORMAT, "network": name, "resolution": list(resolution), "target": target}
     begin = time.perf_counter()
     try:
-        with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+        with files.scratch() as folder:
             path = Path(folder, "net.onnx")
             artifact = export(checkpoints.seeded(name), path, resolution, tell=lambda step, share: tell(step, 0.4 * share))
             row.update(fold=artifact.checks["fold"], parity=artifact.checks["parity"], weights_bytes=artifact.weights_bytes, engines={})

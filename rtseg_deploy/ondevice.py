@@ -51,7 +51,7 @@ def expected(path, arrays):
     need("onnx", "onnxruntime")
     from . import graphs, proof
 
-    logits = proof.logits(graphs.load(path))
+    logits = proof.logits(graphs.whole(path))
     return {name: preferred(logits(array), proof.TIE) for name, array in arrays.items()}
 
 

@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +44,7 @@ def sign(path, key=None):
     the terminal: so its input stays the terminal, and the file comes to it by name.
     """
     refuse_changed(path)
-    with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+    with files.scratch() as folder:
         link = Path(folder, "file")
         link.symlink_to(signed(path).resolve())
         done = keygen("sign", "-f", str(key or own_key()), str(link))

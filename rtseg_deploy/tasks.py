@@ -133,7 +133,8 @@ def each(path, ask, tell, figures, failed):
 def figures(result, folder, path, ask):
     """Backend -> value of its result file, as a task of timing left them. Raises RtsegError for what is none of this artifact."""
     artifact, found = read_artifact(path), {}
-    if not launch.has(result, {part: dict.fromkeys(result[part], str) if isinstance(result.get(part), dict) else dict for part in ("figures", "failed")}):
+    if not launch.has(result, {"figures": dict, "failed": dict}) or not all(
+            isinstance(one, str) for part in ("figures", "failed") for one in result[part].values()):
         raise RtsegError(f"what came back of {path} is no timing of it")
     for backend, name in result["figures"].items():
         value = results.read_one(folder / Path(name).name).value

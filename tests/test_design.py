@@ -36,7 +36,7 @@ LAYERS = [
     {"conditions"},
     {"doctor"},
     {"repairs"},
-    {"export", "adopt", "fix", "calibrate", "build", "bench", "predict", "video", "verify", "deploy_config", "dataflow", "results", "compare"},
+    {"export", "clean", "adopt", "fix", "calibrate", "build", "bench", "predict", "video", "verify", "deploy_config", "dataflow", "results", "compare"},
     {"collect"},
     {"measure", "matrix", "report", "remedies", "estimate", "verdicts"},
     {"links", "departures", "differences"},

@@ -24,7 +24,7 @@ class Session:
             raise RtsegError("simulated-fp16 computes what FP16 gives, at no speed of its own", "time the file with --backend onnxruntime-cpu, or its engine")
         if job["described"]["precision"] != "fp16":
             raise RtsegError("simulated-fp16 takes FP16 files", "make one with: rtseg-deploy export --precision fp16")
-        self.session, self.job = proof.session(fp16.simulated(graphs.load(job["artifact"])), job["threads"]), job
+        self.session, self.job = proof.session(fp16.simulated(graphs.whole(job["artifact"])), job["threads"]), job
 
     def feed(self, array):
         self.input = array

@@ -10,6 +10,7 @@ from . import (  # noqa: F401 (they join the group)
     accuracy,
     calibrate,
     chain,
+    clean,
     compare,
     deploy,
     doctor,

@@ -1,6 +1,7 @@
 """What a stranger's file of each kind goes through: every reader that meets it, as the commands call them."""
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -170,7 +171,8 @@ def read_text(path):
             evaluate.counts_of(row, 3)
 
     found = Path(path).read_bytes()
-    records.sidecar("table").write_text(json.dumps({"kind": "calibration-table", "kept": [], "sha256": __import__("hashlib").sha256(found).hexdigest(), "onnx": "x"}))
+    about = {"kind": "calibration-table", "kept": [], "sha256": hashlib.sha256(found).hexdigest(), "onnx": "x"}
+    records.sidecar("table").write_text(json.dumps(about))
     Path("table").write_bytes(found)
     telemetry.rows(found.decode(errors="replace").splitlines())
     each(lambda: lists.listed(path), lambda: lists.named(Path(path), Path(".")), lambda: datasets.own_classes(Path(path)),

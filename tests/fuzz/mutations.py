@@ -12,10 +12,10 @@ import zipfile
 import zlib
 from hashlib import sha256
 
-NUMBERS = (0, 1, -1, 2, 7, 127, 128, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**32, 2**53, 2**63, 2**64 - 1, 10**30, 10**400, -2**63, 0.5, -0.0, 1e-320, 1e300,
-           float("inf"), float("nan"))
-TEXTS = ("", "x", "..", "../x", "/tmp/rtseg-outside", "a/b", "a\0b", "\x1b[2J", "²", "ß" * 300, "0" * 5000, "x" * 70000, "\ud800", "😀", "-1", "1e9", "null", "engine",
-         "onnx", "fp16", "build", "time", "infer", "tensorrt", "input", "output", ".", "C:\\x", "%s", "{0}")
+NUMBERS = (0, 1, -1, 2, 7, 127, 128, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**32, 2**53, 2**63, 2**64 - 1, 10**30, 10**400, -2**63, 0.5, -0.0, 1e-320,
+           1e300, float("inf"), float("nan"))
+TEXTS = ("", "x", "..", "../x", "/tmp/rtseg-outside", "a/b", "a\0b", "\x1b[2J", "²", "ß" * 300, "0" * 5000, "x" * 70000, "\ud800", "😀", "-1", "1e9", "null",
+         "engine", "onnx", "fp16", "build", "time", "infer", "tensorrt", "input", "output", ".", "C:\\x", "%s", "{0}")
 OTHERS = (None, True, False, [], {}, [[]], [{}], {"": None}, [0] * 1000, [1.5, 2.5], {"a": {"b": {}}})
 MOST = 1 << 20                      # bytes of an input: what grows is not the fuzzing's to find
 
@@ -59,9 +59,12 @@ def of_json(data, random):
         return of_bytes(data, random)
     if random.randrange(8) == 0:
         return of_bytes(data, random)
-    for _ in range(random.randrange(1, 4)):
-        found = changed(found, random)
-    return json.dumps(found).encode()[:MOST]
+    try:
+        for _ in range(random.randrange(1, 4)):
+            found = changed(found, random)
+        return json.dumps(found).encode()[:MOST]
+    except RecursionError:          # nested by several turns
+        return data
 
 
 def changed(found, random, depth=0):
@@ -223,8 +226,9 @@ def zipped(parts, how=zipfile.ZIP_STORED):
 GLOBALS = (b"numpy.core.multiarray\nscalar", b"numpy\ndtype", b"numpy\nndarray", b"numpy.core.multiarray\n_reconstruct", b"torch._utils\n_rebuild_tensor_v2",
            b"torch._utils\n_rebuild_parameter", b"torch._utils\n_rebuild_qtensor", b"torch._utils\n_rebuild_sparse_tensor", b"collections\nOrderedDict",
            b"collections\nCounter", b"torch\nFloatStorage", b"torch\nHalfStorage", b"torch.storage\nUntypedStorage", b"torch\nSize", b"torch\nTensor",
-           b"builtins\nbytearray", b"_codecs\nencode", b"builtins\nset", b"posix\nsystem", b"argparse\nNamespace", b"torch._utils\n_rebuild_meta_tensor_no_storage",
-           b"torch\ndevice", b"torch._tensor\n_rebuild_from_type_v2", b"torch._utils\n_rebuild_wrapper_subclass", b"torch\nfloat16", b"torch.nn.parameter\nParameter")
+           b"builtins\nbytearray", b"_codecs\nencode", b"builtins\nset", b"posix\nsystem", b"argparse\nNamespace", b"torch\ndevice", b"torch\nfloat16",
+           b"torch._utils\n_rebuild_meta_tensor_no_storage", b"torch._tensor\n_rebuild_from_type_v2", b"torch._utils\n_rebuild_wrapper_subclass",
+           b"torch.nn.parameter\nParameter")
 
 
 def of_pickle(data, random):

@@ -24,7 +24,8 @@ def onnx_files():
 
     rng = np.random.default_rng(0)
     weights = {"w": rng.standard_normal((4, 3, 3, 3)).astype(np.float32), "b": np.ones(4, np.float32), "s": np.array([1, 4, 16, 32])}
-    bodies = {"logits": "output = Reshape (y, s)", "pooled": "p = MaxPool <kernel_shape = [2,2], strides = [2,2]> (y) output = Resize <mode = \"linear\"> (p, , , s)",
+    bodies = {"logits": "output = Reshape (y, s)",
+              "pooled": "p = MaxPool <kernel_shape = [2,2], strides = [2,2]> (y) output = Resize <mode = \"linear\"> (p, , , s)",
               "constant": "k = Constant <value = float[1] {2.0}> () z = Mul (y, k) output = Identity (z)",
               "branch": "k = Constant <value = bool {1}> () output = If (k) <then_branch = g () => (float[1,4,16,32] o) { o = Identity (y) }, "
                         "else_branch = h () => (float[1,4,16,32] q) { q = Neg (y) }>",
@@ -44,8 +45,9 @@ def sidecar(kind="onnx", **changes):
     built = {"layers": {"fp16": 0, "fp32": 9, "fp32_names": []}, "bytes": 1000, "build_seconds": 1.5, "messages": [], "run_on_device": False,
              "built": {"runtime": "tensorrt", "version": "8.2.1", "compute_capability": "6.2", "target": "jetson-tx2"}}
     artifact = records.Artifact(kind=kind, model="sgcpnet", dialect="official", classes=11, class_set="camvid", resolution=RESOLUTION, network_input=RESOLUTION,
-                                enlarge="bilinear", precision="fp32", input="normalised", output="logits", normalisation={"mean": [.5, .5, .5], "std": [.2, .2, .2]},
-                                opset=17, weights_bytes=1000, parent={"seed": 0}, sha256=sha256(b"artifact").hexdigest(),
+                                enlarge="bilinear", precision="fp32", input="normalised", output="logits", opset=17,
+                                normalisation={"mean": [.5, .5, .5], "std": [.2, .2, .2]}, weights_bytes=1000, parent={"seed": 0},
+                                sha256=sha256(b"artifact").hexdigest(),
                                 target="jetson-tx2" if kind == "engine" else "", checks={**proven, **(built if kind == "engine" else {})},
                                 versions={"tensorrt": "8.2.1"})
     return replace(artifact, **changes)
@@ -53,8 +55,8 @@ def sidecar(kind="onnx", **changes):
 
 def timed():
     """The answer of a job that timed."""
-    return {"ok": True, "seconds": [0.005, 0.0051, 0.0049] * 5, "warmup_seconds": [0.01] * 3, "warmup_converged": True, "minor_faults": 0, "empty_seconds": 1e-7,
-            "began": 1.0, "ended": 2.0, "environment": ENVIRONMENT, "back_to_back_seconds": 0.075, "stages": {"network": [0.005] * 15}}
+    return {"ok": True, "seconds": [0.005, 0.0051, 0.0049] * 5, "warmup_seconds": [0.01] * 3, "warmup_converged": True, "minor_faults": 0,
+            "empty_seconds": 1e-7, "began": 1.0, "ended": 2.0, "environment": ENVIRONMENT, "back_to_back_seconds": 0.075, "stages": {"network": [0.005] * 15}}
 
 
 ANSWERS = (timed(), {"ok": True, "environment": ENVIRONMENT}, {"ok": False, "error": "no", "fix": "yes"},
@@ -83,12 +85,13 @@ def jobs():
     infer = {"action": "infer", "backend": "onnxruntime-cpu", "artifact": "net.onnx", "described": artifact, "threads": 1, "own": None, "inputs": ["0.npy"],
              "labels": ["labels-0.npy"], "settings": None}
     return [as_json(one) for one in (infer, {**infer, "action": "time", "iterations": 3, "cuda_graph": False, "warmup_limit": 0.05, "stages": None,
-                                             "streaming": False, "bn": "", "sampled": None}, {**infer, "action": "load"}, {"action": "probe", "commands": []})]
+                                             "streaming": False, "bn": "", "sampled": None}, {**infer, "action": "load"})]
 
 
 def plans():
     texts = ('title = "t"\ndevice = "GTX 1080 Ti"\nrow = [{ network = "sgcpnet", resolution = "1024x2048", iterations = 5 }]\n',
-             '[[row]]\nnetwork = "ddrnet-23-slim"\nresolution = "512x1024"\ninput = "512x1024"\nprecision = "fp16"\nbn = "kept"\n[[row]]\nartifact = "net.onnx"\n')
+             '[[row]]\nnetwork = "ddrnet-23-slim"\nresolution = "512x1024"\ninput = "512x1024"\nprecision = "fp16"\nbn = "kept"\n'
+             '[[row]]\nartifact = "net.onnx"\n')
     return [text.encode() for text in texts]
 
 
@@ -143,9 +146,10 @@ def checkpoints():
     import torch
     from safetensors.torch import save
 
-    state = {"module.l1.0.weight": torch.ones(4, 3, 3, 3), "module.l1.1.running_var": torch.ones(4), "module.classifier.weight": torch.ones(11, 4, 1, 1).half(),
-             "module.l1.1.num_batches_tracked": torch.tensor(3)}
-    beside = {"epoch": np.int64(3), "best": np.float64(0.5), "args": argparse.Namespace(lr=0.1), "log": np.arange(3.0), "optimizer": {"param_groups": [{"lr": 1}]}}
+    state = {"module.l1.0.weight": torch.ones(4, 3, 3, 3), "module.l1.1.running_var": torch.ones(4),
+             "module.classifier.weight": torch.ones(11, 4, 1, 1).half(), "module.l1.1.num_batches_tracked": torch.tensor(3)}
+    beside = {"epoch": np.int64(3), "best": np.float64(0.5), "args": argparse.Namespace(lr=0.1), "log": np.arange(3.0),
+              "optimizer": {"param_groups": [{"lr": 1}]}}
     for value, how in ((state, {}), ({"state_dict": state, **beside}, {}), ({"model": {"net": state}}, {"_use_new_zipfile_serialization": False})):
         buffer = io.BytesIO()
         torch.save(value, buffer, **how)
