@@ -38,6 +38,7 @@ def why_not():
 def enter():
     """A folder for such machines, and this process the first of those namespaces: the caller's module is run anew in them."""
     if not os.environ.get(INSIDE):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         with tempfile.TemporaryDirectory(prefix="fleet-") as folder:
             sys.exit(subprocess.run([*unshared(), sys.executable, *sys.argv], env={**os.environ, INSIDE: folder}).returncode)
     if os.getpid() != 1:
