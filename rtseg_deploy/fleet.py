@@ -67,7 +67,8 @@ class Fleet:
     def close(self):
         with contextlib.suppress(*LOST):
             self.client.cancel([one.future for one in self.running.values()])
-        self.client.close()
+        with contextlib.suppress(*LOST):        # a scheduler that does not answer: this process ends, and it will see that
+            self.client.close()
 
     def workers(self):
         """Name of each worker -> {"address", "resources", "threads"}."""
