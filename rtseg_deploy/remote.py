@@ -29,6 +29,7 @@ from .errors import RtsegError
 
 STORE_BYTES = 10 << 30              # of files for later tasks; the oldest go
 AGAIN_SECONDS = 2.0                 # between tries to reach a scheduler
+ENDING = signal.SIGINT, signal.SIGTERM
 PREFIX = "rtseg-deploy-"
 DEATHS = 100                        # of workers while they have a task: it has a process of its own, so it is not what kills them
 TLS = ("ca.pem", "cert.pem", "key.pem")
@@ -227,7 +228,7 @@ def worker(address, targets, on, slots, store, tls, host, insecure, told):
             signalled, why = asyncio.run(once(number))
             if signalled or why:
                 return why
-        except (OSError, TimeoutError, RuntimeError):       # RuntimeError: a worker that could not start
+        except (OSError, TimeoutError, asyncio.TimeoutError, RuntimeError):       # RuntimeError: a worker that could not start
             pass
         told(f"no scheduler at {address}: trying again")
         time.sleep(AGAIN_SECONDS)
@@ -245,12 +246,14 @@ def route(address):
 
 
 async def stopped(finished):
-    """Whether a signal ended the waiting, and not what is waited for."""
-    stop = asyncio.Event()
-    for one in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(one, stop.set)
+    """Whether a signal ended the waiting, and not what is waited for. The next signal ends the process."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for one in ENDING:
+        loop.add_signal_handler(one, stop.set)
     waits = [asyncio.ensure_future(finished), asyncio.ensure_future(stop.wait())]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for one in ENDING:
+        loop.remove_signal_handler(one)
     for one in waits:
         one.cancel()
     return stop.is_set()
