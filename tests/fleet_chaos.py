@@ -299,16 +299,21 @@ def chaos(folder, rounds, seed, workers, kinds, data, count, as_json):
     trained = exported(folder, "--resolution", "96x128", demo.CHECKPOINT)
     work = Work(folder, *small("sgcpnet", trained, exported(folder, "--resolution", "64x128", "--model", "sgcpnet")), trained, os.path.abspath(data), count)
     fleet = Fleet(workers, folder)
-    click.echo(f"serially {serially(fleet.hosts, work.commands(folder / 'serial'))[0]}", err=True)
-    rows = [round_of(fleet, work, folder / "0", folder / "serial", [], chance, 0)]
-    lasts = rows[0]["seconds"]
-    click.echo(json.dumps(rows[-1]), err=True)
-    for number in range(rounds):
+    serial, _ = serially(fleet.hosts, work.commands(folder / "serial"))
+    click.echo(f"serially {serial}", err=True)
+    rows, lasts = [], max(serial.values())
+    while len(rows) < rounds:
+        number = len(rows) + 1
         wanted = [kinds[number % len(kinds)], *(chance.choice(kinds) for _ in range(chance.randrange(2)))]
-        rows.append(round_of(fleet, work, folder / str(number + 1), folder / "serial", wanted, chance, lasts))
-        click.echo(json.dumps({"round": number + 1, **rows[-1]}), err=True)
-        if rows[-1]["wrong"]:
-            kept(folder, number + 1)
+        row = round_of(fleet, work, folder / str(number), folder / "serial", wanted, chance, lasts)
+        lasts = min(lasts, row["seconds"])
+        click.echo(json.dumps({"round": number, **row}), err=True)
+        if row["wrong"]:
+            kept(folder, number)
+        if row["happened"] or row["wrong"]:         # else it ended before anything could happen, and is no round
+            rows.append(row)
+        else:
+            shutil.rmtree(folder / str(number))
     fleet.hosts.close()
     told(rows, as_json, seed)
     sys.exit(any(row["wrong"] for row in rows))
@@ -323,7 +328,7 @@ def kept(folder, number):
 def told(rows, as_json, seed):
     if as_json:
         return click.echo(json.dumps({"seed": seed, "rounds": rows}, indent=1))
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, 1):
         said = "; ".join(row["wrong"][:3]) or "right"
         click.echo(f"{number:2}  {row['seconds']:6.1f} s  {', '.join(row['happened']) or 'nothing':60}  {row['runs']}  {said}")
 
