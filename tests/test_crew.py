@@ -278,7 +278,8 @@ ROW = {"size": [2, 3], "confusion": [[0, 0, 4], [1, 0, 2]], "boundary": [[1, 2, 
 @pytest.mark.parametrize("change", [{"size": [2, float("nan")]}, {"size": []}, {"confusion": [[0, 0, 7]]}, {"confusion": [[0, 2, 4]]},
                                     {"confusion": [[0, 0, -1]]},
                                     {"confusion": [[0, 0, float("nan")]]}, {"confusion": [[0, 0]]}, {"confusion": ["000"]}, {"boundary": [[1, 2, 3, 4]]},
-                                    {"boundary": [[1, 2, 3, 10**30]] * 2}, {"seconds": {"network": float("nan")}}, {"seconds": {"network": "x"}}, {"waited": -1.0}])
+                                    {"boundary": [[1, 2, 3, 10**30]] * 2},
+                                    {"seconds": {"network": float("nan")}}, {"seconds": {"network": "x"}}, {"waited": -1.0}])
 def test_counts_that_no_picture_has_are_not_added(change):
     assert tasks.countable(ROW, 2) and not tasks.countable({**ROW, **change}, 2)
 
