@@ -34,7 +34,10 @@ DEATHS = 100                        # of workers while they have a task: it has 
 TLS = ("ca.pem", "cert.pem", "key.pem")
 HERE_ALONE = "127.0.0.1:0"          # where Dask's pages of what goes on are: they know no TLS
 
-dask.config.set({"distributed.scheduler.active-memory-manager.start": False})       # it drops what two workers have: files would travel again and again
+dask.config.set({
+    "distributed.scheduler.active-memory-manager.start": False,     # it drops what two workers have: files would travel again and again
+    "distributed.worker.profile.enabled": False,    # wakes 100 times a second, beside what is timed; so do the rest, less often
+    "distributed.worker.memory.monitor-interval": "1s", "distributed.admin.tick.interval": "1s", "distributed.admin.system-monitor.interval": "5s"})
 logging.getLogger("distributed").setLevel(logging.INFO if os.environ.get("RTSEG_DEBUG") else logging.ERROR)
 
 
