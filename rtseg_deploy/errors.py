@@ -21,7 +21,7 @@ def printable(text):
 
 
 EXTRAS = {"torch": "export", "onnx": "export", "onnx_graphsurgeon": "export", "polygraphy": "export", "safetensors": "export",
-          "onnxruntime": "cpu", "tensorrt_rtx": "rtx", "cv2": "eval"}
+          "onnxruntime": "cpu", "tensorrt_rtx": "rtx", "cv2": "eval", "pyarrow": "parquet"}
 
 
 def need(*modules):

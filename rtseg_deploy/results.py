@@ -1,5 +1,6 @@
 """Result files of `bench` -> plain values: what they hold, whether they are sound, and what follows from their samples."""
 import math
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from . import backends, facts, files
 from .errors import RtsegError
 from .launch import has
-from .records import FORMAT, size
+from .records import FORMAT, PRECISIONS, size
 
 KIND = "benchmark"
 AGAIN = "time it again with rtseg-deploy bench"
@@ -83,12 +84,7 @@ class Result:
 
     @cached_property
     def machine(self):
-        """What it ran on, as that says of itself."""
-        environment = self.runs[0]["environment"]
-        if not self.on_gpu:
-            return str(environment.get("cpu") or "a processor without a name")
-        gpu = environment.get("gpu")
-        return str((gpu.get("name") if isinstance(gpu, dict) else gpu) or environment.get("model") or "a GPU without a name")
+        return machine(self.runs[0]["environment"], self.on_gpu)
 
     @cached_property
     def device(self):
@@ -122,6 +118,14 @@ class Result:
         return [row[name] for run in self.runs for row in run["telemetry"] if name in row]
 
 
+def machine(environment, on_gpu):
+    """What something ran on, as that says of itself."""
+    if not on_gpu:
+        return str(environment.get("cpu") or "a processor without a name")
+    gpu = environment.get("gpu")
+    return str((gpu.get("name") if isinstance(gpu, dict) else gpu) or environment.get("model") or "a GPU without a name")
+
+
 def mean(values):
     return math.fsum(values) / len(values)
 
@@ -142,7 +146,11 @@ def read(paths, warn):
 
 def read_one(path):
     """The Result in a file. Raises RtsegError where there is none, or where it contradicts itself."""
-    digest, value = files.sha256(path), files.read_json(path)
+    return sound(path, files.read_json(path), files.sha256(path))
+
+
+def sound(path, value, digest):
+    """The Result of a file's object. Raises RtsegError where it is none."""
     if value.get("kind") != KIND:
         raise RtsegError(f"{path} is no result of bench")
     if value.get("format") != FORMAT:
@@ -161,7 +169,7 @@ def whole(value):
     if not has(value, WHOLE):
         return False
     artifact, statistics = value["artifact"], value["statistics"]
-    return (bool(value["runs"]) and all(map(whole_run, value["runs"])) and value["protocol"] in facts.protocols() and artifact["precision"] in ("fp32", "fp16")
+    return (bool(value["runs"]) and all(map(whole_run, value["runs"])) and value["protocol"] in facts.protocols() and artifact["precision"] in PRECISIONS
             and all(len(pair) == 2 and all(type(side) is int and side > 0 for side in pair) for pair in (value["resolution"], artifact["network_input"]))
             and all(has(one, {"flag": str, "says": str}) for one in value["warnings"]) and all(isinstance(one, str) for one in value["notes"])
             and all(map(number, value["same_labels"].values())) and all(statistics.get(name) is None or number(statistics[name]) for name in SOMETIMES)
@@ -183,7 +191,7 @@ def whole_row(row):
 
 
 def number(value):
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max      # JSON's integers have no end
 
 
 def missing(value):

@@ -6,7 +6,7 @@ import signal
 import sys
 
 from ..terminal import unforeseen
-from . import accuracy, calibrate, chain, compare, deploy, doctor, estimate, make, measure, report, targets, tune  # noqa: F401 (they join the group)
+from . import accuracy, calibrate, chain, compare, deploy, doctor, estimate, make, measure, report, results, targets, tune  # noqa: F401 (they join the group)
 from .group import cli
 
 
