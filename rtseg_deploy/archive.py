@@ -172,12 +172,14 @@ def of_index(path, *ask):
 
 
 def connected(path):
-    """A connection to an index. Raises sqlite3.DatabaseError where it is none of this version."""
+    """A connection to an index. Raises sqlite3.DatabaseError where it is none of this version, or parts of it are gone: SQLite itself only looks when asked."""
     database = sqlite3.connect(path, timeout=BUSY_SECONDS)
     try:
         version, = database.execute("PRAGMA user_version").fetchone()
         if version not in (0, VERSION):
             raise sqlite3.DatabaseError("of another version")
+        if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError("damaged")
         if version == 0:
             database.executescript(f"{SCHEMA} PRAGMA user_version = {VERSION};")
     except sqlite3.DatabaseError:

@@ -72,9 +72,9 @@ def whole(value):
     """Whether it holds what is shown of it."""
     if not has(value, WHOLE) or not isinstance(value.get("environment"), (dict, type(None))):
         return False
-    scores, sides = value["scores"], value["artifact"]["resolution"]
+    scores = value["scores"]
     parts = [*(scores.get(name, "") for name in FRACTIONS), *scores["iou"].values(), *scores["boundary"].values(), value.get("waited_share", "")]
-    return (len(sides) == 2 and all(type(side) is int and side > 0 for side in sides) and value["artifact"]["precision"] in PRECISIONS
+    return (results.whole_size(value["artifact"]["resolution"]) and value["artifact"]["precision"] in PRECISIONS
             and scores["iou"].keys() == scores["boundary"].keys() and all(part is None or results.number(part) and 0 <= part <= 1 for part in parts)
             and all(map(results.number, [scores["pixels"], value["data"]["pictures"], value.get("memory_bytes") or 0, *value["stages"].values()]))
             and "memory_bytes" in value and all(isinstance(note, str) for note in value["notes"]))

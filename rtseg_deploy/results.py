@@ -23,6 +23,7 @@ SENSORS = {"sm_mhz": "GPU clock, MHz", "sm_max_mhz": "GPU clock at most, MHz", "
            "temperature_c": "temperature, °C", "cpu_temperature_c": "temperature of the CPU, °C", "power_w": "power, W", "cpu_power_w": "power of the CPU, W",
            "gpu_load_percent": "load of the GPU, %", "cpu_load_percent": "load of the CPUs, %", "others_cpu_percent": "other processes, % of the CPUs",
            "sampler_percent": "the sampler itself, % of a CPU", "other_processes": "other processes on the GPU", "load": "load average"}
+WIDEST = 1 << 20                    # pixels
 LONGEST = 1e6                       # seconds of a step: nobody waits for eleven days
 SAME = 1e-9                         # relative; of a statistic that was written and the same one computed again
 
@@ -170,10 +171,14 @@ def whole(value):
         return False
     artifact, statistics = value["artifact"], value["statistics"]
     return (bool(value["runs"]) and all(map(whole_run, value["runs"])) and value["protocol"] in facts.protocols() and artifact["precision"] in PRECISIONS
-            and all(len(pair) == 2 and all(type(side) is int and side > 0 for side in pair) for pair in (value["resolution"], artifact["network_input"]))
+            and all(map(whole_size, (value["resolution"], artifact["network_input"])))
             and all(has(one, {"flag": str, "says": str}) for one in value["warnings"]) and all(isinstance(one, str) for one in value["notes"])
             and all(map(number, value["same_labels"].values())) and all(statistics.get(name) is None or number(statistics[name]) for name in SOMETIMES)
             and all(number(statistics.get(name)) and statistics[name] > 0 for name in ALWAYS))
+
+
+def whole_size(pair):
+    return len(pair) == 2 and all(type(side) is int and 0 < side < WIDEST for side in pair)
 
 
 def whole_run(run):

@@ -1,7 +1,6 @@
 """Results that accumulate: the index says what a plain scan says, whatever happens to the files and to the index, and nothing in a folder breaks it."""
 import contextlib
 import copy
-import csv
 import fnmatch
 import json
 import os
@@ -15,16 +14,15 @@ from pathlib import Path
 
 import pytest
 import synthetic
-from click.testing import CliRunner
-from conftest import ROOT, run, script
+from conftest import ROOT, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtseg_deploy import archive, entries, files, prune, results, sheets
+from rtseg_deploy import archive, entries
 from rtseg_deploy.archive import Wanted
-from rtseg_deploy.cli import cli
 from rtseg_deploy.errors import RtsegError
 
+EVERYTHING = Wanted()
 BASE = synthetic.result(iterations=24)
 MIOU = {"format": 3, "kind": "accuracy", "artifact": BASE["artifact"], "file": "net.onnx", "backend": "onnxruntime-cpu", "notes": ["random weights"],
         "data": {"name": "camvid", "split": "test", "pictures": 10, "digest": "d"}, "stages": {"network": 0.01}, "waited_share": None, "memory_bytes": None,
@@ -67,7 +65,7 @@ def at_once(monkeypatch):
     monkeypatch.setattr(archive, "YOUNG_SECONDS", 0)
 
 
-def plain(folder, wanted=Wanted()):
+def plain(folder, wanted=EVERYTHING):
     """The same rows without an index and without SQL."""
     found = []
     for path in map(str, Path(folder).rglob("*.json")):
@@ -90,8 +88,9 @@ def fits(row, wanted):
 
 
 TIMES = st.sampled_from(["2025-12-31T23:59:59Z", "2026-01-01T00:00:00Z", "2026-11-20T10:00:00Z", "yesterday"])
-VALUES = st.builds(value, st.sampled_from(["sgcpnet", "ddrnet-23", "ddrnet-39", "na\u001b[31mme"]), st.sampled_from(["onnxruntime-cpu", "openvino-bf16", "tensorrt"]),
-                   TIMES, st.sampled_from(["AMD EPYC", "Xeon"]), st.sampled_from(["stable", "unstable"])) | st.just(MIOU) | st.sampled_from(["{}", "no", "[]"])
+VALUES = st.builds(value, st.sampled_from(["sgcpnet", "ddrnet-23", "ddrnet-39", "na\u001b[31mme"]),
+                   st.sampled_from(["onnxruntime-cpu", "openvino-bf16", "tensorrt"]), TIMES, st.sampled_from(["AMD EPYC", "Xeon"]),
+                   st.sampled_from(["stable", "unstable"])) | st.just(MIOU) | st.sampled_from(["{}", "no", "[]"])
 STEPS = st.lists(st.tuples(st.sampled_from(["put", "put", "put", "move", "remove"]), st.integers(0, 5), VALUES), min_size=1, max_size=8)
 PATTERNS = {"network": ["sgcpnet", "ddrnet-*", "?drnet-39", "*"], "precision": ["fp32", "bf16"], "device": ["*EPYC", "Xeon"], "status": ["stable", "un*"],
             "kind": ["accuracy", "benchmark"], "backend": ["o*"]}
@@ -100,7 +99,7 @@ WANTED = st.fixed_dictionaries({}, optional={**{name: st.lists(st.sampled_from(k
 
 
 @given(STEPS, st.lists(WANTED.map(lambda given: Wanted(**given)), min_size=2, max_size=3))
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_what_the_index_says_is_what_a_plain_scan_says(steps, questions):
     with tempfile.TemporaryDirectory() as folder:
         names = [Path(folder, *parts) for parts in (["a.json"], ["b.json"], ["one", "a.json"], ["one", "b.json"], ["two", "deep", "c.json"], ["two", "d.json"])]
@@ -169,8 +168,8 @@ def test_an_index_that_is_damaged_is_made_again(tmp_path, damage, reads, at_once
     good = archive.rows(tmp_path)
     DAMAGE[damage](index(tmp_path))
     said = []
-    assert archive.rows(tmp_path, warn=said.extend) == good and not said and len(reads) == 80
-    assert archive.rows(tmp_path) == good and len(reads) == 80
+    for _ in range(2):
+        assert archive.rows(tmp_path, warn=said.extend) == good and not said and len(reads) == 80
 
 
 def test_without_a_cache_it_works_and_says_so(tmp_path, monkeypatch):
@@ -195,14 +194,17 @@ def test_processes_at_once_and_an_index_that_is_thrown_away_meanwhile(tmp_path):
         put(tmp_path / f"results/{number % 5}/{number}.json", value())
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)}
     words = [sys.executable, "-m", "rtseg_deploy", "results", "list", str(tmp_path / "results"), "--json"]
-    working = [subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    working = []
+    for number in range(4):
+        with open(tmp_path / f"out{number}", "w") as out:
+            working.append(subprocess.Popen(words, env=environment, stdout=out, stderr=subprocess.STDOUT))
     while any(one.poll() is None for one in working[:3]):
         for path in tmp_path.glob("rtseg-deploy/results/*.sqlite"):
             path.unlink(missing_ok=True)
         time.sleep(0.02)
-    for one in working:
-        out, err = one.communicate(timeout=60)
-        assert one.returncode == 0 and len(json.loads(out)) == 150, err
+    for number, one in enumerate(working):
+        out = (tmp_path / f"out{number}").read_text()
+        assert one.wait(60) == 0 and len(json.loads(out[out.index("["):])) == 150, out[:500]
 
 
 # ---- nothing in a folder breaks it
@@ -242,9 +244,9 @@ def test_nothing_in_a_folder_breaks_it_and_what_is_left_out_is_one_line(tmp_path
         assert err.count("\n") == 1 and err.startswith("warning: left out: ") and "more files" in err
         assert "inner 512x1024" in out and "outside" not in out and not any(letter in out + err for letter in "\u001b\u0007\u202e\0")
     rows, total = archive.rows(tmp_path / "results")
-    assert {Path(row["file"]).name for row in rows} == {"good.json", "inner.json", "null.json", "sizes.json"}
+    assert {Path(row["file"]).name for row in rows} == {"good.json", "inner.json", "null.json"}
     for row in rows:
-        run("results", "show", row["file"], environment={"XDG_CACHE_HOME": str(tmp_path)}, status=None)
+        run("results", "show", row["file"])
 
 
 def test_what_is_no_folder_is_one_line(tmp_path):

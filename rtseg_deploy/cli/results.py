@@ -16,7 +16,7 @@ FORMS = ("%Y", "%Y-%m", "%Y-%m-%d", "%Y-%m-%dT%H", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%
 CHOICES = (("network", "As ddrnet-*; this and what follows: repeat for several."), ("resolution", ""), ("precision", "That it was computed in."),
            ("backend", ""), ("protocol", ""), ("device", "As '*2080 Ti'; a processor is called as it says."), ("status", "stable or unstable."),
            ("figure", "The paper's, that it was made for."), ("kind", "benchmark or accuracy."))
-in_folder = click.argument("folder", default="results", type=click.Path(exists=True, file_okay=False))
+in_folder = click.argument("folder", default="results", type=click.Path(file_okay=False))
 
 
 class Moment(click.ParamType):
