@@ -33,7 +33,7 @@ class Held:
 def held(baseline, now, limit, vary=(), tell=quiet, warn=lambda lines: None):
     """([Held], lines on what was not compared and why) of the files and folders of now. Raises RtsegError where nothing could be compared."""
     old, new = newest([baseline], tell, warn), newest(now, tell, warn)
-    done, left = [], [f"{named(rows)}: only in {baseline}" for key, rows in old.items() if key not in new]
+    done, left = [], []
     for key, rows in new.items():
         if key not in old:
             left.append(f"{named(rows)}: not in {baseline}")
@@ -44,6 +44,7 @@ def held(baseline, now, limit, vary=(), tell=quiet, warn=lambda lines: None):
                 done.append(Held(named(rows), limit, compared(before["file"], row["file"], vary)))
             except RtsegError as error:
                 left.append(f"{named(rows)}: {error.what}")
+    left += [f"{named(rows)}: only in {baseline}" for key, rows in old.items() if key not in new]
     if not done:
         raise RtsegError(f"nothing can be compared with {baseline}: {left[0] if left else 'there is no result of bench'}",
                          "name results of the same networks on the same device")
