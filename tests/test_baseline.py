@@ -45,6 +45,7 @@ def told(words, status):
 
 
 PLANTED = {"2 % slower, surely": (series(1, 1.02, many=5), "within", 0), "5 % slower, surely": (series(1, 1.05, many=5), "too slow", 1),
+           "2 % slower, perhaps": (series(1, 1.02, many=2) * APART, "undecided", 0),
            "5 % slower, perhaps": (series(1, 1.05, many=2) * APART, "undecided", 0), "the same": (series(1, many=5), "within", 0),
            "half": (series(1, 0.5, many=5), "within", 0), "twice": (series(1, 2, many=2) * APART, "too slow", 1)}
 
