@@ -7,11 +7,13 @@ import json
 import os
 import platform
 import re
+import tempfile
 import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from . import limits
 from .errors import RtsegError
 
 
@@ -22,6 +24,8 @@ def sha256(path):
             return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
     except OSError as error:
         raise RtsegError(f"{path}: {error.strerror}") from None
+    except ValueError as error:     # a name with a NUL in it
+        raise RtsegError(f"{str(path)!r} is no name of a file: {error}") from None
 
 
 def _digest(file):  # hashlib.file_digest came with Python 3.11
@@ -38,20 +42,30 @@ def replacing(path):
     What was written is on the disk before it has its name, and the name before the block is left: of a lost power no half file comes. What a process
     that was killed left of the same goal is removed.
     """
+    temporary = begun(path)
+    try:
+        yield temporary
+        named(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def begun(path, suffix=""):
+    """Where to write what is to become a file; what was left of it is gone."""
     path = Path(path)
     folder(path.parent)
     for left in parts(path):
         with suppress(OSError):
             if not alive(left):
                 left.unlink()
-    temporary = path.with_name(f".{path.name}.{writer()}.part")
-    try:
-        yield temporary
-        synced(temporary)
-        os.replace(temporary, path)
-        synced(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return temporary_of(path, suffix)
+
+
+def named(temporary, path):
+    """Give a temporary file its name, so that it outlasts a lost power."""
+    synced(temporary)
+    os.replace(temporary, path)
+    synced(Path(path).parent)
 
 
 def folder(path):
@@ -77,8 +91,15 @@ def synced(path):
 # ---- whose a temporary file is
 
 
-PART = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<process>[0-9]+)-(?P<began>[0-9]+)\.part(\.mp4)?")
+WRITER = "(?P<machine>[0-9a-f]{8})-(?P<process>[0-9]+)-(?P<began>[0-9]+)"
+PART = re.compile(rf"\.(?P<name>.+)\.{WRITER}\.part(\.mp4)?")
+SCRATCH = re.compile(rf"rtseg-deploy-{WRITER}-\w+")
 ABANDONED_SECONDS = 86400           # after which what another machine writes is taken for left
+
+
+def temporary_of(path, suffix=""):
+    """Where this thread writes what is to have a name when it is whole."""
+    return path.with_name(f".{path.name}.{writer()}.part{suffix}")
 
 
 def parts(path):
@@ -92,9 +113,14 @@ def writer():
     return f"{identity('/proc/sys/kernel/random/boot_id', '/proc/self/ns/pid')}-{number}-{began(number)}"
 
 
+def scratch():
+    """A temporary folder, gone with the block; where its process is killed in it the name says whose it was."""
+    return tempfile.TemporaryDirectory(prefix=f"rtseg-deploy-{writer()}-")
+
+
 def alive(part):
-    """Whether who writes a temporary file may still do so."""
-    found, here = PART.fullmatch(part.name), writer().partition("-")[0]
+    """Whether who writes a temporary file, or in a temporary folder, may still do so."""
+    found, here = PART.fullmatch(part.name) or SCRATCH.fullmatch(part.name), writer().partition("-")[0]
     if found["machine"] != here:            # before this machine was started anew, or on another one, or in another container
         return time.time() - part.stat().st_mtime < ABANDONED_SECONDS
     return began(found["process"]) == found["began"]
@@ -145,9 +171,7 @@ def write_json(path, value):
 def read_json(path):
     """A JSON object. Raises RtsegError where there is none."""
     try:
-        value = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise RtsegError(f"{path}: {error.strerror}") from None
+        value = json.loads(limits.light_json(limits.data(path, limits.JSON_BYTES), path), parse_int=limits.whole)
     except (ValueError, RecursionError) as error:
         raise RtsegError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):

@@ -1,6 +1,8 @@
 """Who may write a goal, and who may have the machine: locks of the kernel's (flock), which end with their process, however that ends."""
 import fcntl
+import functools
 import hashlib
+import inspect
 import os
 import tempfile
 import time
@@ -13,6 +15,10 @@ from .errors import RtsegError
 POLL_SECONDS = 0.2                  # whoever waits must not take time from what is timed
 
 
+class NoLock(Exception):
+    """A folder that cannot be written, or a file system without locks."""
+
+
 def quiet(step, done):
     """A tell that tells nobody."""
 
@@ -21,21 +27,27 @@ def quiet(step, done):
 def goal(path, tell=quiet):
     """A block in which no other run on this machine writes that file: each waits for the one before. Raises RtsegError where there are no locks.
 
-    The lock is a hidden file beside the goal, and gone afterwards; where that folder takes none it is in the user's cache. Not to be nested for one
-    goal. Who takes goals and the machine takes the machine last.
+    A lock in the user's cache, for the goal's folder need not be there yet, and where it is and takes one a hidden file in it, for what shares the
+    folder and not the cache; both are gone afterwards. Not to be nested for one goal. Who takes goals and the machine takes the machine last.
     """
     path = Path(os.path.realpath(Path(path).parent), Path(path).name)
-    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
+    name, why = hashlib.sha256(os.fsencode(path)).hexdigest()[:32], f"waiting for another run that writes {path.name}"
+    with ExitStack() as locks:
+        hold(locks, taken([folder / f"goal-{name}.lock" for folder in folders()], fcntl.LOCK_EX, why, tell))
+        with suppress(NoLock):
+            hold(locks, locked(path.with_name(f".{path.name}.lock"), fcntl.LOCK_EX, why, tell))
+        yield
+
+
+def hold(locks, file):
+    """Until the end: then its name goes while it is held, so that whoever waits sees that it is another file, and opens the next."""
+    locks.enter_context(file)
+    locks.callback(unlinked, file.name)
+
+
+def unlinked(name):
     with suppress(OSError):
-        files.folder(path.parent)
-    beside = path.with_name(f".{path.name}.lock")
-    with taken([beside, *(folder / f"goal-{name}.lock" for folder in folders())], fcntl.LOCK_EX, f"waiting for another run that writes {path.name}",
-               tell) as lock:
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                os.unlink(lock.name)    # still held: whoever waits sees that it is another file, and opens the next
+        os.unlink(name)
 
 
 @contextmanager
@@ -51,6 +63,17 @@ def machine(alone, tell=quiet):
         lock = taken(room, fcntl.LOCK_SH if not alone else fcntl.LOCK_EX, why, tell)
     with lock:
         yield
+
+
+def writes(command):
+    """Of a function with `path` and `tell`: it has the goal to itself while it runs, and computes only while nothing is timed."""
+    @functools.wraps(command)
+    def held(*given, **named):
+        told = inspect.signature(command).bind(*given, **named).arguments
+        tell = told.get("tell", quiet)
+        with goal(told["path"], tell), machine(False, tell):
+            return command(*given, **named)
+    return held
 
 
 def boot():
@@ -71,20 +94,19 @@ def folders():
 
 def taken(paths, how, why, tell):
     """The open file, of the first path that takes a lock, that holds it until it is closed. Raises RtsegError where none does."""
-    failed = OSError(0, "no folder")
+    failed = "there is no folder for it"
     for path in paths:
         try:
             return locked(path, how, why, tell)
-        except OSError as error:        # a folder that cannot be written, a file system without locks
+        except NoLock as error:
             failed = error
-    raise RtsegError(f"nothing can be locked on this machine: {failed.filename or paths[-1]}: {failed.strerror}",
-                     "name a folder on a disk of its own: XDG_CACHE_HOME=DIR")
+    raise RtsegError(f"nothing can be locked on this machine: {failed}", "name a folder on a disk of its own: XDG_CACHE_HOME=DIR")
 
 
 def locked(path, how, why, tell):
     while True:
         with ExitStack() as opened:
-            file = opened.enter_context(open(path, "ab", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)))
+            file = opened.enter_context(own(path))
             while not free(file, how):
                 tell(why, None)
                 time.sleep(POLL_SECONDS)
@@ -93,12 +115,22 @@ def locked(path, how, why, tell):
                 return file
 
 
+def own(path):
+    """A lock's file, made where there is none, and no link. Raises NoLock."""
+    try:
+        return open(path, "ab", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
+    except OSError as error:
+        raise NoLock(f"{path}: {error.strerror}") from None
+
+
 def free(file, how):
-    """Whether its lock is ours now."""
+    """Whether its lock is ours now. Raises NoLock."""
     try:
         fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise NoLock(f"{file.name}: {error.strerror}") from None
     return True
 
 

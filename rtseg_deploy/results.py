@@ -134,7 +134,7 @@ def mean(values):
 def read(paths, warn):
     """The Results in files and folders, in order, each file once; warn(line) gets what is wrong with the others. Raises RtsegError: none is left."""
     found = {}
-    for path in dict.fromkeys(one for given in map(Path, paths) for one in sorted(given.rglob("*.json")) or [given]):
+    for path in dict.fromkeys(one for given in map(Path, paths) for one in sorted(filter(Path.is_file, given.rglob("*.json"))) or [given]):
         try:
             result = read_one(path)
             found.setdefault(result.sha256, result)

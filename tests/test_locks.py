@@ -59,20 +59,26 @@ def holder(tmp_path, monkeypatch):
 
 
 def test_a_goal_has_one_writer_and_nothing_is_left(holder, tmp_path):
-    goal = tmp_path / "made" / "net.engine"
+    goal = tmp_path / "net.engine"
     first = holder("goal", goal).until_it_holds()
     second = holder("goal", goal)
     assert second.said() == "waiting for another run that writes net.engine"
-    holder("goal", tmp_path / "made" / "other.engine").until_it_holds().end()
+    assert goal.with_name(".net.engine.lock").exists()
+    holder("goal", tmp_path / "other.engine").until_it_holds().end()
     first.end()
     second.until_it_holds().end()
-    assert list(goal.parent.iterdir()) == []
+    assert not [*tmp_path.glob(".*"), *tmp_path.rglob("goal-*")]
 
 
 def test_a_goal_by_another_path_is_the_same_goal(holder, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "made")
     holder("goal", tmp_path / "made" / "net.engine").until_it_holds()
-    assert holder("goal", tmp_path / "link" / "net.engine").said().startswith("waiting")
+    assert holder("goal", tmp_path / "link" / "net.engine").said().startswith("waiting") and not (tmp_path / "made").exists()
+
+
+def test_who_shares_the_folder_and_not_the_cache_waits_too(holder, tmp_path):
+    holder("goal", tmp_path / "net.engine").until_it_holds()
+    assert holder("goal", tmp_path / "net.engine", XDG_CACHE_HOME=str(tmp_path / "other")).said().startswith("waiting")
 
 
 @pytest.mark.parametrize("kind", ["goal", "alone", "beside"])
