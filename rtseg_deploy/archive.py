@@ -12,7 +12,7 @@ import time
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, fields
 
-from . import __version__, files, locks
+from . import __version__, files, limits, locks
 from .errors import RtsegError, printable
 from .records import FORMAT
 
@@ -21,7 +21,6 @@ TEXTS = ("id", "time", "kind", "network", "resolution", "precision", "input", "o
 NUMBERS = ("fps", "fps_low", "fps_high", "ms", "miou", "iterations", "processes")
 COLUMNS = (*TEXTS, *NUMBERS)
 LONGEST = 300                       # letters of a text: names are shorter
-LARGEST = 1 << 29                   # bytes: 20 million samples, which take 2 GB when they are read
 YOUNG_SECONDS = 2.0                 # FAT's clock is the coarsest
 PATIENCE_SECONDS = 2.0              # without a word
 BUSY_SECONDS = 30.0                 # for another process that writes to the index
@@ -103,7 +102,7 @@ def listed(root, folder, leave):
                     continue
                 found = None if folded else entry.stat(follow_symlinks=False)
                 why = (not name.isprintable() and ": a name that cannot be printed" or found and not stat.S_ISREG(found.st_mode) and ": a link, or no file"
-                       or found and found.st_size > LARGEST and f": more than {LARGEST >> 20} MiB")
+                       or found and found.st_size > limits.JSON_BYTES and f": more than {limits.amount(limits.JSON_BYTES)}")
                 if why:
                     leave(printable(os.path.join(root, folder, name)), why)
                 elif folded:
@@ -135,9 +134,8 @@ def read(path):
     """What the index has of a file: why it is no result, or "" and its COLUMNS."""
     try:
         return ["", *list(row(path).values())[1:]]
-    except (RtsegError, RecursionError) as error:
-        why = error.what.removeprefix(path) if isinstance(error, RtsegError) else " is nested too deep"
-        return [shortened(why), *[None] * len(COLUMNS)]
+    except RtsegError as error:
+        return [shortened(error.what.removeprefix(path)), *[None] * len(COLUMNS)]
 
 
 def shortened(text):

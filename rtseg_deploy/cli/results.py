@@ -1,6 +1,5 @@
 """The commands on results that are there: each parses, makes one call, prints."""
 import json
-import re
 import time
 from datetime import datetime, timezone
 from functools import wraps
@@ -9,6 +8,7 @@ import click
 
 from ..records import size
 from ..terminal import Size, progress, show, warn
+from .clean import SECONDS, Amount
 from .group import as_json, as_markdown, cli
 
 SHOWN = 40                          # rows of a table
@@ -34,16 +34,6 @@ def parses(text, form):
         return datetime.strptime(text, form).strftime(form) == text
     except ValueError:
         return False
-
-
-class Days(click.ParamType):
-    """90d -> the time that long ago, as the files have it."""
-    name = "days"
-
-    def convert(self, value, param, ctx):
-        if not re.fullmatch("[0-9]{1,5}d", value):
-            self.fail(f"{value!r} is no number of days such as 90d", param, ctx)
-        return datetime.fromtimestamp(max(0, time.time() - 86400 * int(value[:-1])), timezone.utc).strftime(FORMS[-1])
 
 
 def choosing(command):
@@ -103,6 +93,11 @@ def listed(folder, wanted, limit, markdown, as_json):
         click.echo(f"{len(rows)} of {total} results" if total else "no result fits", err=True)
 
 
+def before(seconds):
+    """The time that long ago, as the files have it."""
+    return datetime.fromtimestamp(max(0.0, time.time() - seconds), timezone.utc).strftime(FORMS[-1])
+
+
 def lines(rows):
     """A JSON list, a line for each: indented it takes ten times as long."""
     return "[" + ",\n ".join(map(json.dumps, rows)) + "]"
@@ -158,7 +153,7 @@ def trend(folder, wanted, limit, markdown, as_json):
 @results.command("prune")
 @choosing
 @click.option("--keep", type=click.IntRange(1), help="Never one of so many newest of its configuration on its device.")
-@click.option("--older-than", "older", type=Days(), help="As 90d.")
+@click.option("--older-than", "older", type=Amount("AGE", SECONDS), help="As 12h or 90d.")
 @click.option("--yes", is_flag=True, help="Remove them; without it they are only named.")
 @as_json
 def prune(folder, wanted, keep, older, yes, as_json):
@@ -173,9 +168,10 @@ def prune(folder, wanted, keep, older, yes, as_json):
     from .. import prune as pruning
     from ..archive import Wanted
 
-    if wanted == Wanted() and not keep and not older:
+    if wanted == Wanted() and not keep and older is None:
         raise click.UsageError("which results are to go: say --keep, --older-than, --status or another")
-    wanted = replace(wanted, until=min(filter(None, (older, wanted.until)), default=""))
+    if older is not None:
+        wanted = replace(wanted, until=min(before(older), wanted.until or before(older)))
     with progress() as tell:
         rows = pruning.chosen(folder, wanted, keep, tell, warn)
         gone = [row for row in rows if yes and pruning.remove(folder, row)]
