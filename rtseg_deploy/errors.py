@@ -26,7 +26,7 @@ def one_line(text):
 
 
 EXTRAS = {"torch": "export", "onnx": "export", "onnx_graphsurgeon": "export", "polygraphy": "export", "safetensors": "export",
-          "onnxruntime": "cpu", "tensorrt_rtx": "rtx", "cv2": "eval", "distributed": "fleet"}
+          "onnxruntime": "cpu", "tensorrt_rtx": "rtx", "cv2": "eval", "distributed": "fleet", "pyarrow": "parquet"}
 
 
 def need(*modules):
