@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import tempfile
 import threading
 import time
@@ -63,6 +64,14 @@ def named(temporary, path):
     synced(temporary)
     os.replace(temporary, path)
     synced(Path(path).parent)
+
+
+def same(source, goal):
+    """The same file under another name, whatever takes its own name afterwards: by a link where the file system can."""
+    try:
+        os.link(os.path.realpath(source), goal)
+    except OSError:                 # on another disk, or another user's
+        shutil.copyfile(source, goal)
 
 
 def folder(path):

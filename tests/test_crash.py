@@ -192,24 +192,58 @@ def test_two_figures_of_one_second_have_a_name_each(tmp_path, monkeypatch):
 
 
 def in_namespace(script, *arguments):
-    """A command of ours in a mount namespace of its own, after a script of sh; the test is skipped where that may not be."""
+    """Python with these arguments in a mount namespace of its own, after a script of sh; the test is skipped where that may not be."""
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("no mount namespaces here: unshare -rm")
-    command = ["unshare", "-rm", "sh", "-c", f'{script} && exec "$@"', "sh", sys.executable, "-m", "rtseg_deploy", *map(str, arguments)]
+    command = ["unshare", "-rm", "sh", "-c", f'{script} && exec "$@"', "sh", sys.executable, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT)
 
 
-def test_a_folder_that_is_read_only_is_one_line(tmp_path):
-    results, out = tmp_path / "results", tmp_path / "out"
-    results.mkdir()
+def test_a_folder_that_is_read_only_is_one_line(place, tmp_path):
+    write_artifact(place, fill(b"net"))
+    out = tmp_path / "out"
     out.mkdir()
     (out / "report.json").write_text("old")
-    shutil.copy(next(ROOT.glob("docs/*.json"), ROOT / "setup.cfg"), results / "x.json")
-    done = in_namespace(f"mount --bind {out} {out} && mount -o remount,ro,bind {out}", "clean", out, "--yes")
-    assert done.returncode == 0 and "Traceback" not in done.stderr
     (out / "TX2.timing-cache").write_text("")
-    done = in_namespace(f"mount --bind {out} {out} && mount -o remount,ro,bind {out}", "clean", out, "--yes")
-    assert done.returncode == 1 and "TX2.timing-cache stays: Read-only file system" in done.stderr and (out / "report.json").read_text() == "old"
+    mount, code = f"mount --bind {out} {out} && mount -o remount,ro,bind {out}", "import sys; from rtseg_deploy import cli; cli.main()"
+    for words, said in ((["clean", out, "--yes"], "TX2.timing-cache stays: Read-only file system"),
+                        (["bench", place, "--backend", "null", "-n", 100, "-o", out], "Read-only file system")):
+        done = in_namespace(mount, "-c", code, *words)
+        assert done.returncode == 1 and said in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert (out / "report.json").read_text() == "old"
+
+
+FULL = """
+import errno, os, subprocess, sys
+from pathlib import Path
+from rtseg_deploy import evaluate, files
+folder = Path(sys.argv[1])
+row = {"name": "", "size": [1, 1], "confusion": [], "boundary": [1] * 100, "seconds": {}, "decode": 0.0, "waited": 0.0}
+added = []
+try:
+    with evaluate.log(folder / "log.jsonl", False) as (done, add):
+        while len(added) < 1000:
+            add({**row, "name": str(len(added))})
+            added.append(str(len(added)))
+except OSError as error:
+    assert error.errno == errno.ENOSPC
+try:
+    files.write(folder / "result.json", "x" * 9999)
+except OSError as error:
+    assert error.errno == errno.ENOSPC and os.listdir(folder) == ["log.jsonl"]
+assert 0 < len(added) < 1000
+subprocess.run(["mount", "-o", "remount,size=1m", folder], check=True)
+with evaluate.log(folder / "log.jsonl", False) as (done, add):
+    assert set(added) <= done
+    add({**row, "name": "last"})
+assert [one["name"] for one in evaluate.rows_in(folder / "log.jsonl")][-1] == "last"
+print("good")
+"""
+
+
+def test_on_a_full_disk_what_is_whole_is_kept_and_goes_on(tmp_path):
+    done = in_namespace(f"mount -t tmpfs -o size=16k none {tmp_path}", "-c", FULL, tmp_path)
+    assert done.stdout == "good\n", done.stderr
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
