@@ -119,9 +119,9 @@ def writer():
     return f"{identity('/proc/sys/kernel/random/boot_id', '/proc/self/ns/pid')}-{number}-{began(number)}"
 
 
-def scratch():
-    """A temporary folder, gone with the block; where its process is killed in it the name says whose it was."""
-    return tempfile.TemporaryDirectory(prefix=f"rtseg-deploy-{writer()}-")
+def scratch(folder=None):
+    """A temporary folder, in a folder or where the system has them, gone with the block; where its process is killed in it the name says whose it was."""
+    return tempfile.TemporaryDirectory(prefix=f"rtseg-deploy-{writer()}-", dir=folder)
 
 
 def alive(part):
