@@ -138,7 +138,7 @@ def settle(path):
     for one in ready:
         with contextlib.suppress(OSError, ValueError, AttributeError):      # of others it may be half written
             if json.loads(one.read_text()).get("sha256") == digest:
-                name = files.temporary_of(sidecar(path))
+                name = files.temporary_of(sidecar(sidecar(path)))
                 os.link(one, name)
                 os.replace(name, sidecar(path))
                 return True
@@ -176,3 +176,4 @@ def pair(path):
     with files.replacing(sidecar(path)) as description, files.replacing(path) as temporary:
         yield temporary, description
         files.synced(description)
+        files.synced(description.parent)    # it is to be found where the file has its name and this not yet
