@@ -64,6 +64,8 @@ def main(argv, open_session=None):
         threading.Thread(target=lambda: [list(iter(lambda: os.read(0, 1), b"")), os._exit(4)], daemon=True).start()
     sys.path.insert(0, os.getcwd())                 # a job brings the modules that it needs
     try:
+        made = list(job.get("labels") or ()) + [job.get("sampled") or ""]
+        refuse(any(os.path.basename(name) != name for name in made), "the job names a file that is not in its folder", "report it, with job.json")
         given = [(open_session or own_session)(job)] if job["action"] not in ("probe", "build", "load") else []
         own = {"probe": probe, "load": load, "infer": infer, "time": time_steps}.get(job["action"])
         result = dict({"environment": environment()}, **(own or getattr(need(BROUGHT[job["action"]]), job["action"]))(job, *given), ok=True)

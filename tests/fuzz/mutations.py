@@ -237,7 +237,7 @@ def of_pickle(data, random):
     if kind == 0:
         return of_bytes(data, random)
     if kind == 1:
-        spots = [match.span() for match in re.finditer(rb"(?<=c)[\w.]+\n\w+(?=\n)", data)]
+        spots = [match.span() for match in re.finditer(rb"(?<=c)[\w.]{1,60}\n\w{1,40}(?=\n)", data)]
         new = random.choice(GLOBALS)
     elif kind == 2:
         spots = [match.span() for match in re.finditer(rb"K.|M..|J....", data, re.DOTALL)]
