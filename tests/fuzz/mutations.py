@@ -69,6 +69,8 @@ def of_json(data, random):
 
 def changed(found, random, depth=0):
     """The value with one place in it changed."""
+    if isinstance(found, (int, float, str)) and random.randrange(3):
+        return random.choice(TEXTS if isinstance(found, str) else NUMBERS)
     if not isinstance(found, (dict, list)) or not found or random.randrange(6 + 4 * depth) == 0 and depth:
         return random.choice((value(random), [found], {"x": found}, nested(found, random)))
     key = random.choice(sorted(found)) if isinstance(found, dict) else random.randrange(len(found))
