@@ -67,7 +67,8 @@ def main(argv, open_session=None):
     try:
         made, much = list(job.get("labels") or ()) + [job.get("sampled") or ""], [name for name in MOST if not 0 <= (job.get(name) or 0) <= MOST[name]]
         refuse(much, "the job asks for more %s than anyone does" % ", ".join(much), "report it, with job.json")
-        refuse(any(os.path.basename(name) != name or name in (".", "..") for name in made), "the job names a file that is not in its folder", "report it, with job.json")
+        away = [name for name in made if os.path.basename(name) != name or name in (".", "..")]
+        refuse(away, "the job names a file that is not in its folder", "report it, with job.json")
         given = [(open_session or own_session)(job)] if job["action"] not in ("probe", "build", "load") else []
         own = {"probe": probe, "load": load, "infer": infer, "time": time_steps}.get(job["action"])
         result = dict({"environment": environment()}, **(own or getattr(need(BROUGHT[job["action"]]), job["action"]))(job, *given), ok=True)
