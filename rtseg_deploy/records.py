@@ -67,10 +67,13 @@ def from_json(value, where):
     sound = all(type(value[name]) is kind for name, kind in wanted.items()) and len(value["resolution"]) == len(value["network_input"]) == 2
     sound = sound and all(type(side) is int and side > 0 for side in (*value["resolution"], *value["network_input"], value["classes"], value["weights_bytes"]))
     sound = sound and value["kind"] in ("onnx", "engine") and value["precision"] in PRECISIONS and value["output"] in OUTPUTS and value["input"] in INPUTS
-    sound = sound and re.fullmatch(r"[\w.-]+", value["model"]) and not value["model"].startswith(".")
+    sound = sound and re.fullmatch(r"[\w.-]+", value["model"]) and len(value["model"]) <= limits.NAME and not value["model"].startswith(".")
     sound = sound and math.prod(value["resolution"]) <= limits.PIXELS >= math.prod(value["network_input"]) and value["classes"] <= limits.CLASSES
     sound = sound and all(has(value["checks"], {name: kind}) for name, kind in CHECKS.items() if name in value["checks"]) and born(value["parent"])
-    sound = sound and all(numbers(value["normalisation"].get(name)) for name in ("mean", "std")) and isinstance(value["checks"].get("parity"), dict)
+    ends = ("input", "output") if sound and "tensors" in value["checks"] else ()
+    sound = sound and all(type(side) is int for end in ends for side in value["checks"]["tensors"][end]["shape"])
+    sound = sound and all(numbers(value["normalisation"].get(name)) for name in ("mean", "std")) and min(value["normalisation"]["std"]) > 0
+    sound = sound and isinstance(value["checks"].get("parity"), dict)
     if not sound:
         raise RtsegError(f"{where} is damaged", "export the checkpoint again")
     return Artifact(**value)
@@ -96,7 +99,7 @@ def has(value, kinds):
 
 def numbers(value):
     """Whether it is a number for each of R, G and B."""
-    return isinstance(value, (list, tuple)) and len(value) == 3 and all(type(number) in (int, float) for number in value)
+    return isinstance(value, (list, tuple)) and len(value) == 3 and all(type(number) in (int, float) and math.isfinite(number) for number in value)
 
 
 def read_artifact(path):
