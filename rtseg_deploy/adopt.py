@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, version_converter
 
-from . import facts, files, own, passes, proof
+from . import facts, files, locks, own, passes, proof
 from .check import old_parser_warnings
 from .errors import RtsegError, first_line
 from .graphs import graphs, sides_of, tensors
@@ -19,6 +19,7 @@ from .records import Artifact, write_model
 from .remarks import OPSETS, bindings, portrait_warning, versions, weights_bytes
 
 
+@locks.writes
 def adopt(source, path, normalisation, resolution=None, class_set="", tell=lambda step, done: None):
     """Write the artifact and its sidecar; returns the Artifact.
 

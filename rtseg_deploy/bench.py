@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import backends, doubts, facts, files, images, launch, limits, statistics, stream, telemetry, tune
+from . import backends, doubts, facts, files, images, launch, limits, locks, statistics, stream, telemetry, tune
 from .errors import RtsegError
 from .records import FORMAT, read_artifact, size
 
@@ -268,8 +268,11 @@ def write(benchmark, folder, name=None):
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         how = "" if benchmark.protocol == "network" else f"{benchmark.protocol}-"
         name = f"{benchmark.artifact['model']}-{size(benchmark.resolution)}-{benchmark.artifact['precision']}-{how}{benchmark.backend}-{stamp}.json"
-        name = next(free for free in numbered(name) if not Path(folder, free).exists())
-    files.write_json(Path(folder, name), benchmark.to_json())
+        with locks.goal(Path(folder, name)):    # of who ends in the same second each has a name
+            name = next(free for free in numbered(name) if not Path(folder, free).exists())
+            files.write_json(Path(folder, name), benchmark.to_json())
+    else:
+        files.write_json(Path(folder, name), benchmark.to_json())
     return Path(folder, name)
 
 

@@ -1,11 +1,10 @@
 """ONNX artifact -> TensorRT engine, with its sidecar, under <root>/<target>/."""
 import re
 import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import calibration_table, facts, files, launch, ondevice
+from . import calibration_table, facts, files, launch, locks, ondevice
 from .device import runner
 from .errors import RtsegError, need
 from .precision import offenders
@@ -52,7 +51,7 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=launch.quie
     cache = goal.parent / (re.sub(r"[^\w.]+", "-", f"{gpu['name']}-{version}") + ".timing-cache") if gpu else None
     known = staying(path, artifact, precision, images, tell)
 
-    with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+    with files.scratch() as folder:
         def attempt(kept, temporary):
             """(Artifact, whether its labels hold) of one build."""
             why = {name: known.get(name, ON_DEVICE) for name in kept}
@@ -84,7 +83,8 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=launch.quie
                                  "nothing was written; report it")
             return last[1]
 
-        return goal, write_artifact(goal, fill)
+        with locks.goal(goal, tell):
+            return goal, write_artifact(goal, fill)
 
 
 def refuse_unparsed(path, target, version):
@@ -148,16 +148,18 @@ def planned(path, artifact, target, precision, runtime, goal, tell=launch.quiet,
         kept = {name: {"why": "costs too much accuracy in INT8"} for name in scales[1]}
     if kept:
         proven["kept_fp32"] = kept
+    hashes = {"network.onnx": artifact.sha256} if graph == Path(path) else {}
     request = {"action": "build", "runtime": runtime, "onnx": "network.onnx", "engine": "engine", "precision": precision}
     if runtime == "tensorrt_rtx":
-        return Plan(runtime, launch.Job({**request, "compute_capability": target.compute_capability}, {"network.onnx": graph, **brought}, ("engine",)), proven)
+        return Plan(runtime, launch.Job({**request, "compute_capability": target.compute_capability}, {"network.onnx": graph, **brought}, ("engine",),
+                                        hashes=hashes), proven)
     request.update(workspace_bytes=(workspace_mib or target.workspace_mib) << 20, timing_cache=CACHE, keep_fp32=[] if typed else list(kept),
                    tactics="both" if target.external_tactics else "default")
     if scales:
         brought[TABLE] = scales[0].encode()
         request["table"] = TABLE
     held = {CACHE: cache} if cache and cache.is_file() else {}
-    return Plan(runtime, launch.Job(request, {"network.onnx": graph, **brought, **held}, ("engine", CACHE)), proven)
+    return Plan(runtime, launch.Job(request, {"network.onnx": graph, **brought, **held}, ("engine", CACHE), hashes=hashes), proven)
 
 
 def staying(path, artifact, precision, images=(), tell=launch.quiet):
@@ -167,7 +169,7 @@ def staying(path, artifact, precision, images=(), tell=launch.quiet):
     need("onnx_graphsurgeon", "polygraphy", "onnxruntime", "onnx")
     from . import fp16, graphs, proof
 
-    return fp16.beyond_range(graphs.whole(path), proof.pictures(artifact.resolution, artifact.normalisation, artifact.input, images), tell)
+    return fp16.beyond_range(graphs.whole(path, artifact.sha256), proof.pictures(artifact.resolution, artifact.normalisation, artifact.input, images), tell)
 
 
 def floating(path):
@@ -190,7 +192,8 @@ def described(artifact, path, target, precision, proven, result, parity=None):
     built.update(built=built_with(result, target), run_on_device=parity or False)
     built.update({name: result[name] for name in ("tactics", "optimization_level", "timing_cache_sha256") if result.get(name) is not None})
     return replace(
-        artifact, kind="engine", precision=precision, weights_bytes=weights_bytes, target=target.name, parent={"file": str(path), "sha256": artifact.sha256},
+        artifact, kind="engine", precision=precision, sha256="", weights_bytes=weights_bytes, target=target.name,
+        parent={"file": str(path), "sha256": artifact.sha256},
         checks={**artifact.checks, **proven, **built}, versions={**artifact.versions, result["runtime"]: result["version"]},
         warnings=artifact.warnings + size_warning(precision, result["bytes"], weights_bytes, target, "grouped" in proven))
 
@@ -209,7 +212,7 @@ def prepared(path, artifact, precision, channels, goal, tell, kept=()):
     from . import fp16, graphs, proof
     from .passes import checked, dense_groups
 
-    original = graphs.whole(path)
+    original = graphs.whole(path, artifact.sha256)
     model, widened = dense_groups.run(original, channels) if channels else (original, [])
     if not widened and precision == artifact.precision:
         return path, {}

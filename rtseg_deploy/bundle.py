@@ -7,12 +7,11 @@ import json
 import re
 import shutil
 import tarfile
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import backends, bench, build, facts, files, launch, measure, ondevice, plans
+from . import backends, bench, build, facts, files, launch, locks, measure, ondevice, plans
 from .device import runner, steps
 from .errors import RtsegError
 from .records import FORMAT, read_artifact, sidecar, size
@@ -46,7 +45,7 @@ def bundle(paths, goal, target_name=None, fp16=False, names=(), iterations=None,
     if not (target_name or names):
         raise RtsegError("a bundle without --target and --backend has nothing to do", "name the device: --target jetson-tx2")
     target = facts.target(target_name) if target_name else None
-    with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+    with files.scratch() as folder:
         subjects = [subject for path in map(Path, paths)
                     for subject in (of_plan(path, target, iterations, Path(folder), tell) if path.suffix == ".toml" else
                                     [Subject(path, bench.Ask(iterations=iterations or 1000), str(path))])]
@@ -137,14 +136,19 @@ def pack(found, goal, tell):
         contents[f"jobs/{name}/job.json"] = json.dumps({**step.job.request, "progress": True, "leash": True}, indent=1).encode()
         places = {}
         for inner, source in step.job.files.items():
-            places[inner] = f"jobs/{by_title[source]}/engine" if isinstance(source, str) else f"files/{launch.digest(source)}"
-            contents.update({} if isinstance(source, str) else {places[inner]: source})
+            if isinstance(source, str):
+                places[inner] = f"jobs/{by_title[source]}/engine"
+                continue
+            digest = launch.digest(source)
+            launch.refuse_other(step.job, inner, digest)
+            places[inner] = f"files/{digest}"
+            contents[places[inner]] = source
         rows.append({"name": name, "action": step.job.request["action"], "files": places, "results": list(step.job.results), **step.about})
     made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     contents["bundle.json"] = json.dumps({"format": FORMAT, "kind": "bundle", "made": made, "jobs": rows}, indent=1).encode()
     contents["SHA256SUMS"] = "".join(f"{launch.digest(source)}  {name}\n" for name, source in sorted(contents.items())).encode()
     top = Path(goal).name.partition(".")[0]
-    with files.replacing(goal) as temporary, tarfile.open(temporary, "w:gz", compresslevel=6) as archive:
+    with locks.goal(goal, tell), files.replacing(goal) as temporary, tarfile.open(temporary, "w:gz", compresslevel=6) as archive:
         for number, (name, source) in enumerate(sorted(contents.items())):
             tell(f"packing {name}", number / len(contents))
             add(archive, f"{top}/{name}", source)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import accuracy, calibration_table, datasets, files, graphs, images, int8, proof
+from . import accuracy, calibration_table, datasets, files, graphs, images, int8, locks, proof
 from .errors import RtsegError
 from .lists import listed, spread, write_list
 from .records import read_artifact, write_model
@@ -56,8 +56,14 @@ def calibrate(path, source, goal=None, ask=Ask(), tell=lambda step, done: None):
     goal = Path(goal or Path(path).with_suffix(".int8.onnx"))
     if Path(path).resolve() in {Path(made).resolve() for made in (goal, ask.table) if made}:
         raise RtsegError(f"{path} would be overwritten", "choose another name")
+    with locks.goal(goal, tell), locks.machine(False, tell):
+        return goal, calibrated(path, artifact, source, goal, ask, tell)
+
+
+def calibrated(path, artifact, source, goal, ask, tell):
+    """The Artifact of `calibrate`, written."""
     chosen, others, warnings = images_of(source, ask)
-    model = graphs.whole(path)
+    model = graphs.whole(path, artifact.sha256)
 
     def fed(image):
         return images.fed(images.resized(images.read(image), artifact.resolution), artifact.input, artifact.normalisation)
@@ -80,7 +86,7 @@ def calibrate(path, source, goal=None, ask=Ask(), tell=lambda step, done: None):
         tell("measuring ranges of every tensor", 0.97)
         every = int8.measured(model, map(fed, chosen), ask.method, every=True)
         calibration_table.write(ask.table, int8.peaks(every), artifact.sha256, kept=kept, method=ask.method, list_sha256=about["list_sha256"])
-    return goal, write_model(goal, made, replace(
+    return write_model(goal, made, replace(
         artifact, precision="int8", sha256="", weights_bytes=weights_bytes(made), parent={"file": str(path), "sha256": artifact.sha256},
         checks={**artifact.checks, "parity": parity, "int8": about}, versions={**artifact.versions, **versions()}, warnings=artifact.warnings + warnings))
 

@@ -7,12 +7,13 @@ First the version and the algorithm, which TensorRT compares with its own (devic
 tensor: the float32 scale, its largest magnitude / 127, as eight hexadecimal digits, the most significant first. ONNX Runtime's TensorRT provider
 reads the same (onnxruntime tensorrt_execution_provider.cc, ReadDynamicRange). Beside the table lies what it was made from.
 """
+import json
 import re
 import struct
 
 from . import files, limits
 from .errors import RtsegError
-from .records import FORMAT, sidecar
+from .records import FORMAT, pair, sidecar
 
 HEAD = "TRT-8601-EntropyCalibration2"
 LARGEST = 127                       # of symmetric INT8
@@ -35,8 +36,10 @@ def scales(table):
 
 def write(path, peaks, onnx_sha256, **about):
     """Write a table and what it was made from; kept, in `about`: names of the nodes that are to stay in FP32."""
-    files.write(path, text(peaks))
-    files.write_json(sidecar(path), {"format": FORMAT, "kind": "calibration-table", "sha256": files.sha256(path), "onnx": onnx_sha256, **about})
+    with pair(path) as (temporary, description):
+        temporary.write_text(text(peaks))
+        described = {"format": FORMAT, "kind": "calibration-table", "sha256": files.sha256(temporary), "onnx": onnx_sha256, **about}
+        description.write_text(json.dumps(described, indent=1) + "\n")
 
 
 def read(path, onnx_sha256):

@@ -2,7 +2,6 @@
 
 Steps that are made here are made without the proofs of export and build-engine in the way: a fault is to be found, and named, here.
 """
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -61,7 +60,7 @@ def verify_chain(trained, named=(), ask=None, tell=launch.quiet):
     """
     refuse_size(trained, ask.resolution)
     shots, data = pictures(trained, ask)
-    with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as made:
+    with files.scratch() as made:
         chain = linked(trained, named, ask, shots, Path(made), tell)
         rows, scores, refused = compared(chain, shots, data, ask, tell)
         steps = [told(link, *found, ask) for link, *found in zip(chain, rows, scores, refused)]

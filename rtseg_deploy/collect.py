@@ -4,12 +4,11 @@ import gzip
 import re
 import shutil
 import tarfile
-import tempfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import bench, build, facts, files, launch, limits, ondevice, signatures
+from . import bench, build, facts, files, launch, limits, locks, ondevice, signatures
 from .device import runner
 from .errors import RtsegError, first_line
 from .records import FORMAT, from_json, write_artifact
@@ -33,7 +32,7 @@ def collect(archive, engines="engines", results="results", tell=lambda step, don
     """
     if signers:
         signatures.check(archive, signers)
-    with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+    with files.scratch() as folder:
         tell("unpacking and checking", None)
         unpack(archive, Path(folder))
         check(Path(folder))
@@ -164,7 +163,8 @@ def engine(job, jobs, engines):
         return described
 
     goal = build.goal_of(job["file"], target, job["precision"], engines)
-    write_artifact(goal, fill)
+    with locks.goal(goal):
+        write_artifact(goal, fill)
     return Filed(job["name"], True, str(goal))
 
 

@@ -2,7 +2,6 @@
 
 NAME.jsonl has a line for each picture, its counts as integers, so that the order and the number of runs change nothing; NAME.json is what they say.
 """
-import fcntl
 import hashlib
 import json
 import time
@@ -10,12 +9,13 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
-from . import accuracy, datasets, files, gallery, images, launch, stream, tune
+from . import accuracy, datasets, files, gallery, images, launch, locks, stream, tune
 from .accuracy import Counts
 from .errors import RtsegError, need
 from .facts import datasets as known
@@ -91,7 +91,7 @@ def evaluated(subject, path, ask, tell):
     backend, identity = choice.backend, identity_of(artifact, Path(path) != Path(subject), choice, ask, tell)
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     goal = Path(ask.results, f"{artifact.model}-{size(artifact.resolution)}-{artifact.precision}-{data.name}-{backend}-{key}.json")
-    with log(goal.with_suffix(".jsonl"), ask.again) as (done, add):
+    with log(goal.with_suffix(".jsonl"), ask.again, tell) as (done, add):
         todo = [pair for pair in data.pairs if pair.name not in done or ask.save and not gallery.drawn(ask.save, key, pair.name)]
         telling = counted(tell, f"{data.name}, {backend}", len(data.pairs) - len(todo), len(data.pairs))
         workers = label(path, artifact, choice, todo, ask, key, add, telling) if todo else []
@@ -126,24 +126,24 @@ def digest(data, tell):
 
 
 @contextmanager
-def log(path, again):
-    """(names of the pictures whose rows are there, function that adds a row); a row that was torn when its writer was killed is dropped."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RtsegError(f"{path} is being written by another evaluation", "wait for it, or end it") from None
+def log(path, again, tell=launch.quiet):
+    """(names of the pictures whose rows are there, function that adds a row); what was torn when its writer was killed, or the power went, is dropped."""
+    files.folder(path.parent)
+    with locks.goal(path, tell), open(path, "ab+") as file:
         if again:
             file.truncate(0)
         file.seek(0)
-        whole = sum(len(line) for line in file if line.endswith(b"\n"))
-        file.truncate(whole)
+        file.truncate(sum(map(len, takewhile(whole, file))))
 
         def add(row):
             file.write(json.dumps(row, separators=(",", ":")).encode() + b"\n")
             file.flush()
         yield {row["name"] for row in rows_in(path)}, add
+
+
+def whole(line):
+    """Whether all of a row came to the disk: of a power that went there may be zeros."""
+    return line.endswith(b"\n") and b"\0" not in line
 
 
 def rows_in(path):
@@ -261,7 +261,14 @@ def worked(workers, goal, ask):
 
 def note_in_sidecar(path, value, goal):
     """Put what was found beside what was proven."""
+    with locks.goal(path):
+        noted(path, value, goal)
+
+
+def noted(path, value, goal):
     described = files.read_json(sidecar(path))
+    if described["sha256"] != value["artifact"]["sha256"]:
+        return                      # it has been made anew since
     data = value["data"]
     name = ", ".join(filter(None, (f"{data['name']} {data['split']}".strip(), f"{data['pictures']} pictures", value["backend"], value["on"])))
     found = {part: value["scores"][part] for part in ("miou", "miou_all", "pixel_accuracy", "boundary_f", "pixels")}

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import onnx
 import torch
 
-from . import check, facts, fp16, graphs, passes, proof, repairs
+from . import check, facts, fp16, graphs, locks, passes, proof, repairs
 from .deployed import deployed
 from .errors import RtsegError, first_line
 from .records import Artifact, size, write_model
@@ -15,6 +15,7 @@ from .remarks import OPSETS, bindings, portrait_warning, versions, weights_bytes
 DEFAULT_OPSET = 17                  # TensorRT 8.6 and everything newer; 13 for TensorRT 8.2
 
 
+@locks.writes
 def export(trained, path, resolution, opset=None, precision="fp32", output="logits", input="normalised", class_set="",
            tell=lambda step, done: None, target="", network_input=None, images=()):
     """Write the artifact and its sidecar; returns the Artifact.

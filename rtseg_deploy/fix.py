@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 from onnx import helper
 
-from . import check, facts, files, graphs, proof, repairs
+from . import check, facts, files, graphs, locks, proof, repairs
 from .errors import RtsegError, first_line
 from .original import RUNTIME_ERRORS
 from .records import read_artifact, sidecar, write_model
@@ -13,6 +13,7 @@ from .remarks import bindings, versions, weights_bytes
 DRAWS = 3                           # of random inputs, for a file without a sidecar
 
 
+@locks.writes
 def fix(source, path, targets, parser="", tell=lambda step, done: None):
     """Write what `source` becomes for targets by name; returns ([Verdict] of it, [what was done and what was not]).
 

@@ -12,14 +12,13 @@ Convolutions of a map of one pixel, the gates of attention, are never quantised:
 import contextlib
 import io
 import logging
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from . import graphs, passes, proof
+from . import files, graphs, passes, proof
 from .errors import RtsegError, need
 
 METHODS = ("percentile", "minmax", "entropy")
@@ -58,7 +57,7 @@ def measured(model, feeds, method="percentile", form="tensorrt", every=False):
     if method not in chosen:
         raise RtsegError(f"no way to find ranges is called {method!r}", f"the known ones: {', '.join(METHODS)}")
     kind, options = chosen[method]
-    with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder, quiet():
+    with files.scratch() as folder, quiet():
         path = Path(folder, "model.onnx")
         onnx.save(onnx.shape_inference.infer_shapes(model), path)
         calibrator = calibration.create_calibrator(

@@ -9,19 +9,21 @@ import json
 import math
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from tokenize import TokenError
 
-from . import backends, files, limits, telemetry
+from . import backends, files, limits, locks, telemetry
 from .device import runner
 from .errors import RtsegError, first_line, need, printable
+from .locks import quiet
 from .records import has
 
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent
@@ -32,6 +34,7 @@ GPU_FRAMES = ("gpuframes.py", "gpukernels.py", "kernels.cu")        # and on a G
 POLL_SECONDS = 0.5                                  # a waiting parent must not take time from what is timed
 TELEMETRY = "telemetry.jsonl"                       # rows of sampler.py
 LOG_BYTES, LOG_LINE = 1 << 16, 1 << 12              # of a worker's last words, and of one of them
+ALONE = {"time": True, "profile": True, "build": False, "label": False, "infer": False}     # on this machine, see locks.machine; the others are short
 
 # action -> names and types of what its good result has, at least: a device may answer anything
 ANSWERS = {"probe": {"probe": dict}, "infer": {"environment": dict},
@@ -50,10 +53,7 @@ class Job:
     files: dict = field(default_factory=dict)       # name -> path or bytes: what it reads
     results: tuple = ()             # names of what it makes
     worker: tuple = RUNNER          # what Python is to run
-
-
-def quiet(step, done):
-    """A tell that tells nobody."""
+    hashes: dict = field(default_factory=dict)      # name -> the sha256 that a file has to have when it is taken
 
 
 def on_backend(action, path, artifact, backend, arrays, threads=None, own=None, **more):
@@ -78,7 +78,7 @@ def on_backend(action, path, artifact, backend, arrays, threads=None, own=None, 
     if FRAMES[0] in beside and backends.on_gpu(backend):
         beside += GPU_FRAMES
     return Job(request, {f"network.{artifact.kind}": Path(path), **{name: Path(runner.__file__).with_name(name) for name in beside},
-                         **dict(zip(names, map(saved, arrays)))}, labels, RUNNER if own_worker else BACKENDS)
+                         **dict(zip(names, map(saved, arrays)))}, labels, RUNNER if own_worker else BACKENDS, {f"network.{artifact.kind}": artifact.sha256})
 
 
 def refuse_outside(path):
@@ -106,6 +106,12 @@ def saved(array):
 def digest(source):
     """The sha256 of a path or of bytes."""
     return hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else files.sha256(source)
+
+
+def refuse_other(job, name, sha256):
+    """Raise RtsegError where a file is no longer the one that the job is of: its sidecar was read before, and another run may have made it anew."""
+    if job.hashes.get(name) not in (None, "", sha256):
+        raise RtsegError(f"{job.files[name]} was changed while it was used", "run it again")
 
 
 def labels_in(folder, job):
@@ -162,7 +168,7 @@ def ran(job, place=None, tell=quiet, take=lambda folder: None):
         tell(step, done)
         take(Path(folder))
 
-    with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+    with files.scratch() as folder:
         (place or Here()).run(job, Path(folder), told)
         take(Path(folder))
         result = files.read_json(Path(folder, "result.json"))
@@ -190,8 +196,12 @@ def prepared(job, folder, **more):
     for name, source in job.files.items():
         if isinstance(source, bytes):
             (folder / name).write_bytes(source)
-        else:
+        elif Path(source).resolve().is_relative_to(PACKAGE_PARENT / __package__):
             (folder / name).symlink_to(Path(source).resolve())
+        else:
+            same_bytes(Path(source), folder / name)
+        if job.hashes.get(name):
+            refuse_other(job, name, files.sha256(folder / name))
     request = {**job.request, **more}
     if "threads" in request:
         request["threads"] = request["threads"] or cpus()
@@ -201,14 +211,23 @@ def prepared(job, folder, **more):
     return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", **backend}
 
 
+def same_bytes(source, goal):
+    """The file under another name, whatever takes its own name afterwards."""
+    try:
+        os.link(source.resolve(), goal)
+    except OSError:                 # on another disk, or another user's
+        shutil.copyfile(source, goal)
+
+
 class Here:
     """This machine."""
     name = ""                       # of a place, where it is to be told
 
     def run(self, job, folder, tell):
         """Leave result.json and the job's results in `folder`. Raises RtsegError where there is no result."""
-        environment = prepared(job, folder, progress=True, leash=True)
-        status, log = watched([sys.executable, *job.worker, "job.json", "result.json"], tell, cwd=folder, env=environment)
+        environment, alone = prepared(job, folder, progress=True, leash=True), ALONE.get(job.request["action"])
+        with nullcontext() if alone is None else locks.machine(alone, tell):
+            status, log = watched([sys.executable, *job.worker, "job.json", "result.json"], tell, cwd=folder, env=environment)
         if not (folder / "result.json").is_file():
             less = ", and give it less: --workspace 256" if job.request["action"] == "build" else ""
             raise RtsegError(f"the worker for {job.request['action']} {death(status)}: {last_line(log)}", f"run it again with less beside it{less}")

@@ -1,12 +1,11 @@
 """Every network x every size that its paper lists -> exported, folded, proven, compiled in FP32 and FP16; a file a row, so it can go on."""
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from . import checkpoints, facts, files, models, passes
+from . import checkpoints, facts, files, locks, models, passes
 from .build import build_engine
 from .deployed import deployed
 from .errors import RtsegError
@@ -36,15 +35,18 @@ def matrix(rows, target, folder, tell=lambda step, done: None):
     done = []
     for number, (name, resolution) in enumerate(rows):
         path = Path(folder, f"{name}-{size(resolution)}-{target}.json")
+        title, begin, share = f"{number + 1} of {len(rows)}: {name} {size(resolution)}", number / len(rows), 1 / len(rows)
+
+        def inner(step, part, title=title, begin=begin, share=share):
+            tell(f"{title}: {step}", begin + share * (part or 0))
+
         row = finished(path)
         if row is None:
-            title, begin, share = f"{number + 1} of {len(rows)}: {name} {size(resolution)}", number / len(rows), 1 / len(rows)
-
-            def inner(step, part, title=title, begin=begin, share=share):
-                tell(f"{title}: {step}", begin + share * (part or 0))
-
-            row = made(name, resolution, target, inner)
-            files.write_json(path, row)
+            with locks.goal(path, inner):
+                row = finished(path)    # another run may have made it meanwhile
+                if row is None:
+                    row = made(name, resolution, target, inner)
+                    files.write_json(path, row)
         done.append(row)
     return done
 
@@ -62,7 +64,7 @@ def made(name, resolution, target, tell):
     row = {"format": FORMAT, "network": name, "resolution": list(resolution), "target": target}
     begin = time.perf_counter()
     try:
-        with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+        with files.scratch() as folder:
             path = Path(folder, "net.onnx")
             artifact = export(checkpoints.seeded(name), path, resolution, tell=lambda step, share: tell(step, 0.4 * share))
             row.update(fold=artifact.checks["fold"], parity=artifact.checks["parity"], weights_bytes=artifact.weights_bytes, engines={})

@@ -1,10 +1,9 @@
 """What `bench` is asked to time -> artifacts -> figures."""
 import os
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from . import bench, facts, own
+from . import bench, facts, files, own
 from .errors import RtsegError, need
 from .records import read_artifact, size
 
@@ -62,7 +61,7 @@ def exported(trained, resolutions, options, ask, tell, work):
     network, done = trained(checkpoints), []
     if "factory" in network.parent:
         ask = replace(ask, own={"spec": network.parent["factory"], "folder": os.getcwd()})
-    with tempfile.TemporaryDirectory(prefix="rtseg-deploy-") as folder:
+    with files.scratch() as folder:
         for resolution in resolutions:
             path = Path(folder, f"{network.network.name}-{size(resolution)}.onnx")
             export(network, path, resolution, **options, tell=lambda step, share, title=path.stem: tell(f"{title}: {step}", share))

@@ -8,7 +8,7 @@ from rich.console import Console, Group
 from rich.table import Column, Table
 from rich.text import Text
 
-from . import __version__, files, plots
+from . import __version__, files, locks, plots
 from .records import size
 from .report import markdown_table, milliseconds, no_markup
 from .results import Result
@@ -159,9 +159,10 @@ def write(summary, folder, formats=FORMATS):
     if summary["papers"]:
         made["csv"]["paper.csv"] = lambda one: lines([row for part in one["papers"] for row in part["beside"]])
     paths = []
-    for name, make in (pair for kind in formats or FORMATS for pair in made[kind].items()):
-        paths.append(Path(folder, name))
-        files.write(paths[-1], make(summary)) if make else files.write_json(paths[-1], summary)
+    with locks.goal(Path(folder, "report")):    # all of its files are of one run
+        for name, make in (pair for kind in formats or FORMATS for pair in made[kind].items()):
+            paths.append(Path(folder, name))
+            files.write(paths[-1], make(summary)) if make else files.write_json(paths[-1], summary)
     return paths
 
 

@@ -1,6 +1,8 @@
 """The values that pass between the commands, all of them through files: see the field comments for their meaning."""
+import contextlib
 import json
 import math
+import os
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -101,17 +103,37 @@ def read_artifact(path):
     path = Path(path)
     if not path.is_file():
         raise RtsegError(f"{path}: no such file")
-    if not sidecar(path).is_file():
+    if not sidecar(path).is_file() and not settle(path):
         raise RtsegError(f"{path} has no sidecar {sidecar(path).name}: nothing says what it is or whether it was proven",
                          "make it with: rtseg-deploy export CHECKPOINT -o MODEL.onnx --resolution HxW" if path.suffix not in (".engine", ".plan") else
                          "make it with rtseg-deploy build-engine; or, as engines run native code, only if you trust it: rtseg-deploy verify --trust")
     artifact = from_json(files.read_json(sidecar(path)), sidecar(path))
     again = f"make it again with rtseg-deploy {'build-engine' if artifact.kind == 'engine' else 'export'}"
     if files.sha256(path) != artifact.sha256:
+        settle(path)
+        if files.read_json(sidecar(path)).get("sha256") != artifact.sha256:     # another run has made it anew since
+            return read_artifact(path)
         raise RtsegError(f"{path} was changed after it was made: its sha256 is not the one in {sidecar(path).name}", again)
     if artifact.checks["parity"].get("ok") is not True:
         raise RtsegError(f"{path}: its parity was not proven, so neither its labels nor its speed mean anything", again)
     return artifact
+
+
+def settle(path):
+    """Give a file the sidecar that was ready when its writer was stopped between the two names; whether there was one.
+
+    Whoever wrote it may still be there, about to do the same, so that what it wrote stays where it is.
+    """
+    ready = files.parts(sidecar(path))
+    digest = files.sha256(path) if ready else ""
+    for one in ready:
+        with contextlib.suppress(OSError, ValueError, AttributeError):      # of others it may be half written
+            if json.loads(one.read_text()).get("sha256") == digest:
+                name = files.temporary_of(sidecar(path))
+                os.link(one, name)
+                os.replace(name, sidecar(path))
+                return True
+    return False
 
 
 def write_model(path, model, artifact):
@@ -126,12 +148,22 @@ def write_model(path, model, artifact):
 def write_artifact(path, fill):
     """Write a file and its sidecar, both or neither: fill(temporary path) writes the file and returns its Artifact, still without a hash.
 
-    The file gets its name first: without the right sidecar every command refuses it.
+    The file gets its name first: without the right sidecar every command refuses it, and see settle.
     """
     for goal in (Path(path), sidecar(path)):
         if goal.is_dir():
             raise RtsegError(f"{goal} is a folder, and a file of that name is to be written", "choose another name")
-    with files.replacing(sidecar(path)) as description, files.replacing(path) as temporary:
+    with pair(path) as (temporary, description):
         artifact = replace(fill(temporary), sha256=files.sha256(temporary))
         description.write_text(json.dumps(artifact.to_json(), indent=1) + "\n")
     return artifact
+
+
+@contextlib.contextmanager
+def pair(path):
+    """Temporary paths of a file and of its sidecar, which says the file's sha256: as files.replacing, for both or neither."""
+    if Path(path).is_file():
+        settle(path)
+    with files.replacing(sidecar(path)) as description, files.replacing(path) as temporary:
+        yield temporary, description
+        files.synced(description)

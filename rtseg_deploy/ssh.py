@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from . import files, limits
+from . import files, limits, locks
 from .device import runner
 from .errors import RtsegError
-from .launch import BACKENDS, digest, last_line, watched
+from .launch import BACKENDS, digest, last_line, refuse_other, watched
 
 ADDRESS = re.compile(r"ssh://(?:(?P<user>\w[\w.-]*)@)?(?P<host>\w[\w.-]*)(?::(?P<port>[0-9]+))?(?P<python>/.*)?")
 BLOCK = 1 << 20
@@ -81,6 +81,8 @@ class Ssh:
             raise RtsegError("there is no ssh on this machine", "install OpenSSH's client: sudo apt-get install openssh-client")
         contents = {"runner.py": Path(*job.worker), **job.files, "job.json": json.dumps({**job.request, "progress": True, "leash": True}).encode()}
         hashes = {name: digest(source) for name, source in contents.items()}
+        for name in job.hashes:
+            refuse_other(job, name, hashes[name])
         with Connection(self) as connection:
             there = connection.folder(hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:24])
             try:
@@ -261,6 +263,11 @@ class Connection:
             raise RtsegError(f"{self.place.host} does not tell the sha256 of {name}", f"look there: ssh {self.where} sha256sum --version")
         size, sha256 = self.bounded(int(told[0][:18]), MOST_TEXT if name.endswith(".json") else MOST_RESULT, f"has {name} of"), told[1]
         part = cache() / f"{there.rpartition('/')[2]}-{sha256[:16]}.part"
+        with locks.goal(part, tell):
+            self.fetch_rest(there, name, part, size, sha256, tell)
+            shutil.move(part, folder / name)
+
+    def fetch_rest(self, there, name, part, size, sha256, tell):
         begin = part.stat().st_size if part.is_file() else 0
         try:
             with self.running(f"tail -c +{begin + 1} {shlex.quote(there)}/{name}", stdin=subprocess.DEVNULL) as process, open(part, "ab") as file:
@@ -273,7 +280,6 @@ class Connection:
             if files.sha256(part) != sha256:
                 part.unlink()
                 raise RtsegError(f"{name} arrived damaged from {self.place.host}", "run it again")
-            shutil.move(part, folder / name)
         except OSError:             # the disk here is full
             part.unlink(missing_ok=True)
             raise

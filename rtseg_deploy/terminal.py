@@ -46,7 +46,7 @@ class Commands(click.Group):
             sys.exit(1)
         except (KeyboardInterrupt, click.Abort):
             exec("")    # Python forgets that an interrupt went through code run as text, of which it would die by the signal: importing torch runs such
-            fail("interrupted; nothing half-written was left")
+            fail("interrupted; nothing half-written was left", "what was finished is kept: run it again to go on")
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             fail(f"{error.filename or 'writing'}: {error.strerror or error}", "nothing half-written was left; free some space" if full else "")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import backends, images, launch, stream, tuned, turns
+from . import backends, images, launch, locks, stream, tuned, turns
 from .device import runner
 from .errors import RtsegError
 from .facts.settings import settings as known
@@ -125,7 +125,8 @@ def tune(path, ask, tell=launch.quiet):
     threads = ask.threads or launch.cpus()
     pixels = images.resized(images.read(images.STREET), artifact.resolution)
     start = partial(turns.Worker, path, artifact, pixels=pixels, threads=threads)
-    with tuned.alone(tell):
+    tuned.path()                    # no search for nothing
+    with locks.machine(True, tell):
         begin, load = time.monotonic(), runner.environment()["load"]
         search = Search(artifact.precision, threads, ask.seconds, start, tell)
         finals = search.all(names)
@@ -133,7 +134,7 @@ def tune(path, ask, tell=launch.quiet):
         entry = {"artifact": artifact.sha256, "file": Path(path).name, "threads": threads, "machine": tuned.machine(), "when": when,
                  "seconds": round(time.monotonic() - begin, 1), "load": load, "finals": [{**row, "when": when} for row in finals], "trials": search.trials,
                  "refused": search.refused}
-        tuned.keep(entry)
+    tuned.keep(entry)
     return entry
 
 

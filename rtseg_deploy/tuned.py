@@ -3,12 +3,9 @@
 An entry's "finals" are rows of a race: a backend, its settings, and the median step of each round. Whether one is faster than another follows from
 those, so that what is chosen among them depends on what is asked for.
 """
-import fcntl
-import time
-from contextlib import contextmanager
 from importlib import metadata
 
-from . import __version__, files, launch, turns
+from . import __version__, files, launch, locks, turns
 from .device import runner
 from .errors import RtsegError
 
@@ -64,25 +61,12 @@ def keep(entry):
     def key(one):
         return one["artifact"], one["threads"], one["machine"]
 
-    others = entries()
-    new = {row["backend"] for row in entry["finals"]} | entry["refused"].keys()
-    earlier = [row for one in others if key(one) == key(entry) for row in one["finals"] if row["backend"] not in new]
-    entry = {**entry, "finals": [*entry["finals"], *earlier]}
-    files.write_json(path(), {"format": FORMAT, "entries": [entry, *(one for one in others if key(one) != key(entry))][:MOST]})
-
-
-@contextmanager
-def alone(tell):
-    """A block in which no other `tune` of this user runs: two at once would time each other."""
-    with open(path().with_suffix(".lock"), "w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                tell("waiting for another tune to end", None)
-                time.sleep(0.2)
-        yield
+    with locks.goal(path()):
+        others = entries()
+        new = {row["backend"] for row in entry["finals"]} | entry["refused"].keys()
+        earlier = [row for one in others if key(one) == key(entry) for row in one["finals"] if row["backend"] not in new]
+        entry = {**entry, "finals": [*entry["finals"], *earlier]}
+        files.write_json(path(), {"format": FORMAT, "entries": [entry, *(one for one in others if key(one) != key(entry))][:MOST]})
 
 
 # ---- what follows from an entry

@@ -9,7 +9,6 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -60,7 +59,7 @@ class Worker(Process):
 
     def __init__(self, path, artifact, backend, settings, pixels, threads=None):
         job = launch.on_backend("turns", path, artifact, backend, [pixels], threads, stages=stream.around(artifact, "pixels"), settings=settings)
-        self.folder = tempfile.TemporaryDirectory(prefix="rtseg-deploy-")
+        self.folder = files.scratch()
         environment = launch.prepared(job, Path(self.folder.name), progress=True)
         Process.__init__(self, f"the worker of {backend}", [sys.executable, *job.worker, "job.json", "result.json"], cwd=self.folder.name, env=environment)
         with contextlib.ExitStack() as opening:

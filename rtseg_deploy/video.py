@@ -1,6 +1,5 @@
 """A video or a camera -> the same with its classes' colours over it, written as it goes."""
 import contextlib
-import os
 import re
 import time
 from collections import deque
@@ -63,7 +62,7 @@ class Film:
 
     def __init__(self, goal, names, live, labels):
         self.goal, self.names, self.live, self.labels = goal, names, live, labels
-        self.part = goal.with_name(f".{goal.stem}.{os.getpid()}.part.mp4")    # OpenCV goes by the suffix
+        self.part = files.temporary_of(goal, ".mp4")    # OpenCV goes by the suffix
         self.writer, self.count, self.written, self.times = None, 0, 0, deque(maxlen=KEPT)
 
     def __len__(self):
@@ -76,7 +75,7 @@ class Film:
         self.shape, self.began = one.frame.shape, one.row["read"]
         self.legend = np.asarray(images.legend(list(zip(self.names.names, self.names.colours)), one.frame.shape[0]))
         height, width = self.page(one.frame).shape[:2]
-        self.goal.parent.mkdir(parents=True, exist_ok=True)
+        files.begun(self.goal)
         self.writer = self.cv2.VideoWriter(str(self.part), self.cv2.VideoWriter_fourcc(*"mp4v"), self.rate, (width, height))
         if not self.writer.isOpened():
             raise RtsegError(f"{self.goal} cannot be written as a video of {width}x{height} pixels", "see whether the folder can be written")
@@ -118,7 +117,7 @@ class Film:
             there = self.cv2.VideoCapture(str(self.part))
             if there.get(self.cv2.CAP_PROP_FRAME_COUNT) < self.written:     # ctrl-C may come when a frame is written and not counted
                 raise RtsegError(f"{self.goal} was not written whole, and is not kept", "free some space")
-            os.replace(self.part, self.goal)
+            files.named(self.part, self.goal)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 self.part.unlink()

@@ -20,6 +20,9 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
+# a cache to each worker, for what they time they would wait for each other; it stays, with what was compiled; pip has no part in this
+os.environ.setdefault("PIP_CACHE_DIR", str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "pip")))
+os.environ["XDG_CACHE_HOME"] = str(ROOT / ".pytest_cache" / os.environ.get("PYTEST_XDIST_WORKER", "alone"))
 SHARED = ROOT.parent / "shared"
 
 # the same examples each time: a run that fails is a run that can be repeated

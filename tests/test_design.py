@@ -16,6 +16,7 @@ LAYERS = [
      "device.labelling", "device.quantised", "device.kernels", "device.gpukernels", "device.gpuframes", "device.turns"},
     {"limits"},
     {"files", "telemetry", "svg", "statistics"},
+    {"locks"},
     {"records", "facts"},
     {"graphs", "tables", "calibration_table", "signatures"},
     {"rules"},
@@ -35,7 +36,7 @@ LAYERS = [
     {"conditions"},
     {"doctor"},
     {"repairs"},
-    {"export", "adopt", "fix", "calibrate", "build", "bench", "predict", "video", "verify", "deploy_config", "dataflow", "results", "compare"},
+    {"export", "clean", "adopt", "fix", "calibrate", "build", "bench", "predict", "video", "verify", "deploy_config", "dataflow", "results", "compare"},
     {"collect"},
     {"measure", "matrix", "report", "remedies", "estimate", "verdicts"},
     {"links", "departures", "differences"},
@@ -93,7 +94,7 @@ def test_imports_go_one_way(path):
 
 
 def test_the_measuring_half_imports_no_torch_and_no_onnx():
-    for name in ("launch", "bench", "build", "predict", "images", "records", "files", "facts", "report", "backends", "device", "device.runner",
+    for name in ("launch", "bench", "build", "predict", "images", "records", "files", "locks", "facts", "report", "backends", "device", "device.runner",
                  "ssh", "ondevice", "bundle", "collect", "precision", "verify", "deploy_config", "telemetry", "conditions", "doctor", "plans",
                  "tables", "facts.tables", "statistics", "doubts", "campaign", "measure",
                  "device.layers", "profile", "datasets", "lists", "accuracy", "facts.datasets", "calibration_table", "device.quantised",

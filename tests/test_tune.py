@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, run
 
-from rtseg_deploy import backends, bench, compare, files, images, launch, stream, tune, tuned, turns
+from rtseg_deploy import backends, bench, compare, files, images, launch, locks, stream, tune, tuned, turns
 from rtseg_deploy.device import runner
 from rtseg_deploy.errors import RtsegError
 from rtseg_deploy.facts.settings import settings as known
@@ -271,11 +271,11 @@ def test_two_at_once_wait_for_each_other(artifact, cache):
     told, order = [], []
 
     def second():
-        with tuned.alone(lambda step, done: told.append(step)):
+        with locks.machine(True, lambda step, done: told.append(step)):
             order.append("second")
             tuned.keep(entry_of(artifact, SPUN, threads=99))
 
-    with tuned.alone(launch.quiet):
+    with locks.machine(True):
         thread = threading.Thread(target=second)
         thread.start()
         while not told:
@@ -283,7 +283,7 @@ def test_two_at_once_wait_for_each_other(artifact, cache):
         order.append("first")
         tuned.keep(entry_of(artifact, SPUN))
     thread.join()
-    assert order == ["first", "second"] and told[0] == "waiting for another tune to end"
+    assert order == ["first", "second"] and told[0] == "waiting until nothing else is timed or computed here"
     assert {one["threads"] for one in tuned.entries()} == {99, launch.cpus()}
 
 

@@ -6,7 +6,7 @@ import signal
 import sys
 
 from ..terminal import unforeseen
-from . import accuracy, calibrate, chain, compare, deploy, doctor, estimate, make, measure, report, sign, targets, tune  # noqa: F401 (they join the group)
+from . import accuracy, calibrate, chain, clean, compare, deploy, doctor, estimate, make, measure, report, sign, targets, tune  # noqa: F401 (they join)
 from .group import cli
 
 
@@ -14,5 +14,7 @@ def main():
     sys.excepthook = unforeseen
     if sys.stdout is not None:
         sys.stdout.reconfigure(errors="replace")  # a terminal without these letters is no reason to fail
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up like ctrl-C
+    for polite in (signal.SIGTERM, signal.SIGHUP):     # they clean up like ctrl-C; nohup has SIGHUP ignored, and so it stays
+        if signal.getsignal(polite) != signal.SIG_IGN:
+            signal.signal(polite, signal.default_int_handler)
     cli()

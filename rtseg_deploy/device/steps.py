@@ -14,6 +14,7 @@ import tarfile
 
 SUMS = "SHA256SUMS"
 RESULTS = "results.tar.gz"
+DONE = "done"                       # in a job's folder: its result, and all that it made, are on the disk
 
 
 def main():
@@ -66,7 +67,7 @@ def damaged(sums):
 def outcome(job):
     """The good result of a job that was run before; None where there is none."""
     path = os.path.join("jobs", job["name"], "result.json")
-    if not os.path.isfile(path):
+    if not os.path.isfile(path) or not os.path.isfile(os.path.join("jobs", job["name"], DONE)):
         return None
     with open(path) as file:
         result = json.load(file)
@@ -77,8 +78,9 @@ def run(job, title):
     """The result of a job. What it needs of an earlier one may not be there: then it fails, as a result too."""
     folder = os.path.join("jobs", job["name"])
     answer = os.path.join(folder, "result.json")
-    if os.path.exists(answer):
-        os.remove(answer)
+    for name in (DONE, "result.json"):
+        if os.path.exists(os.path.join(folder, name)):
+            os.remove(os.path.join(folder, name))
     for name, source in job["files"].items():
         if not os.path.isfile(source):
             return fail(folder, "%s was not made" % source, "see the job that makes it")
@@ -96,6 +98,8 @@ def run(job, title):
     if not os.path.isfile(answer):
         how = "was killed by signal %d" % -status if status < 0 else "ended with status %d and no result" % status
         return fail(folder, "the worker %s" % how, "run it again with less beside it")
+    os.sync()                       # of a power that goes a result may be left and half of what it tells of
+    write(os.path.join(folder, DONE), "")
     with open(answer) as file:
         return json.load(file)
 
