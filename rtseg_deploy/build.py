@@ -60,7 +60,8 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=launch.quie
             with launch.ran(plan.job, place, tell) as (result, made):
                 shutil.move(made / "engine", temporary)
                 if cache and (made / CACHE).is_file():
-                    files.write(cache, (made / CACHE).read_bytes())
+                    with files.replacing(cache) as kept_cache:
+                        shutil.copyfile(made / CACHE, kept_cache)
             engine = described(artifact, path, target, precision, plan.proven, result)
             return (engine, True) if gpu is None else ondevice.compared(engine, temporary, path, place, tell)
 

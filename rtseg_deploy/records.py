@@ -127,8 +127,8 @@ def settle(path):
     ready = files.parts(sidecar(path))
     digest = files.sha256(path) if ready else ""
     for one in ready:
-        with contextlib.suppress(OSError, ValueError, AttributeError):      # of others it may be half written
-            if json.loads(one.read_text()).get("sha256") == digest:
+        with contextlib.suppress(OSError, RtsegError):      # of others it may be half written
+            if files.read_json(one).get("sha256") == digest:
                 name = files.temporary_of(sidecar(path))
                 os.link(one, name)
                 os.replace(name, sidecar(path))
