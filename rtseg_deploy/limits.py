@@ -33,6 +33,7 @@ TENSOR_BYTES = 1 << 30              # of one that a graph makes; the float32 log
 PER_PIXEL = 2048                    # bytes that a network may take to run, beside MEMORY: 4.3 GB at 1024x2048
 IMAGE_BYTES = 256 << 20
 CLASSES = 10_000
+NAME = 150                          # letters of a network's name, which is part of names of files
 PIXELS = 1 << 26                    # 8192x8192: 32 times 1024x2048; labels in colours take 25 bytes each
 ARCHIVE_MEMBERS, ARCHIVE_BYTES = 10_000, 1 << 35    # 60 engines of 500 MB; an engine is read in blocks,
 ARCHIVE_TEXT = 1 << 26              # a text is read whole

@@ -66,7 +66,7 @@ def from_json(value, where):
     sound = all(type(value[name]) is kind for name, kind in wanted.items()) and len(value["resolution"]) == len(value["network_input"]) == 2
     sound = sound and all(type(side) is int and side > 0 for side in (*value["resolution"], *value["network_input"], value["classes"], value["weights_bytes"]))
     sound = sound and value["kind"] in ("onnx", "engine") and value["precision"] in PRECISIONS and value["output"] in OUTPUTS and value["input"] in INPUTS
-    sound = sound and re.fullmatch(r"[\w.-]+", value["model"]) and not value["model"].startswith(".")
+    sound = sound and re.fullmatch(r"[\w.-]+", value["model"]) and len(value["model"]) <= limits.NAME and not value["model"].startswith(".")
     sound = sound and math.prod(value["resolution"]) <= limits.PIXELS >= math.prod(value["network_input"]) and value["classes"] <= limits.CLASSES
     sound = sound and all(has(value["checks"], {name: kind}) for name, kind in CHECKS.items() if name in value["checks"]) and born(value["parent"])
     sound = sound and all(numbers(value["normalisation"].get(name)) for name in ("mean", "std")) and isinstance(value["checks"].get("parity"), dict)

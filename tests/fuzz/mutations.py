@@ -16,6 +16,7 @@ NUMBERS = (0, 1, -1, 2, 7, 127, 128, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2
            1e300, float("inf"), float("nan"))
 TEXTS = ("", "x", "..", "../x", "/tmp/rtseg-outside", "a/b", "a\0b", "\x1b[2J", "²", "ß" * 300, "0" * 5000, "x" * 70000, "\ud800", "😀", "-1", "1e9", "null",
          "engine", "onnx", "fp16", "build", "time", "infer", "tensorrt", "input", "output", ".", "C:\\x", "%s", "{0}")
+PATHS = ("../x", "/tmp/rtseg-outside", "..", "a/../../x")
 OTHERS = (None, True, False, [], {}, [[]], [{}], {"": None}, [0] * 1000, [1.5, 2.5], {"a": {"b": {}}})
 MOST = 1 << 20                      # bytes of an input: what grows is not the fuzzing's to find
 
@@ -69,6 +70,8 @@ def of_json(data, random):
 
 def changed(found, random, depth=0):
     """The value with one place in it changed."""
+    if isinstance(found, (int, float, str)) and random.randrange(2):
+        return random.choice(random.choice((TEXTS, PATHS)) if isinstance(found, str) else NUMBERS)
     if not isinstance(found, (dict, list)) or not found or random.randrange(6 + 4 * depth) == 0 and depth:
         return random.choice((value(random), [found], {"x": found}, nested(found, random)))
     key = random.choice(sorted(found)) if isinstance(found, dict) else random.randrange(len(found))
@@ -237,7 +240,7 @@ def of_pickle(data, random):
     if kind == 0:
         return of_bytes(data, random)
     if kind == 1:
-        spots = [match.span() for match in re.finditer(rb"(?<=c)[\w.]+\n\w+(?=\n)", data)]
+        spots = [match.span() for match in re.finditer(rb"(?<=c)[\w.]{1,60}\n\w{1,40}(?=\n)", data)]
         new = random.choice(GLOBALS)
     elif kind == 2:
         spots = [match.span() for match in re.finditer(rb"K.|M..|J....", data, re.DOTALL)]
