@@ -1,7 +1,5 @@
 """What else an engine needs to be served by Triton or DeepStream: their configuration, from its sidecar. The engine itself stays as it is."""
-import os
 import re
-import shutil
 from pathlib import Path
 
 from . import facts, files
@@ -22,7 +20,7 @@ def deploy_config(path, server, folder):
     engine = read_artifact(path)
     refuse_not_served(path, engine)
     texts, plan, notes = {"triton": triton, "deepstream": deepstream}[server](engine, Path(path).name)
-    put(path, Path(folder, plan))
+    put(path, Path(folder, plan), engine)
     for name, text in texts.items():
         files.write(Path(folder, name), text)
     return {"files": [str(Path(folder, name)) for name in (plan, *texts)], "notes": notes}
@@ -52,13 +50,11 @@ def plain(value):
     return type(value) is int or isinstance(value, str) and re.fullmatch(r"[\w.:/@+ -]+", value) is not None
 
 
-def put(source, goal):
-    """The same file under another name, by a link where the file system can."""
+def put(source, goal, engine):
     with files.replacing(goal) as temporary:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
+        files.same(source, temporary)
+        if files.sha256(temporary) != engine.sha256:
+            raise RtsegError(f"{source} was changed while it was used", "run it again")
 
 
 def heading(engine):

@@ -129,7 +129,7 @@ def settle(path):
     for one in ready:
         with contextlib.suppress(OSError, RtsegError):      # of others it may be half written
             if files.read_json(one).get("sha256") == digest:
-                name = files.temporary_of(sidecar(path))
+                name = files.temporary_of(sidecar(sidecar(path)))
                 os.link(one, name)
                 os.replace(name, sidecar(path))
                 return True
@@ -167,3 +167,4 @@ def pair(path):
     with files.replacing(sidecar(path)) as description, files.replacing(path) as temporary:
         yield temporary, description
         files.synced(description)
+        files.synced(description.parent)    # it is to be found where the file has its name and this not yet
