@@ -134,7 +134,7 @@ def log(path, again, tell=launch.quiet):
         if again:
             file.truncate(0)
         file.seek(0)
-        file.truncate(sum(map(len, takewhile(whole, file))))
+        file.truncate(sum(map(len, takewhile(ended, file))))
 
         def add(row):
             file.write(json.dumps(row, separators=(",", ":")).encode() + b"\n")
@@ -142,7 +142,7 @@ def log(path, again, tell=launch.quiet):
         yield {row["name"] for row in rows_in(path)}, add
 
 
-def whole(line):
+def ended(line):
     """Whether all of a row came to the disk: of a power that went there may be zeros."""
     return line.endswith(b"\n") and b"\0" not in line
 

@@ -1,6 +1,5 @@
 """The values that pass between the commands, all of them through files: see the field comments for their meaning."""
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -123,14 +122,6 @@ def read_artifact(path):
     return artifact
 
 
-def contents(path, artifact):
-    """The bytes of an artifact. Raises RtsegError where they are no longer what its sidecar, which was read before, is of."""
-    data = Path(path).read_bytes()
-    if artifact.sha256 not in ("", hashlib.sha256(data).hexdigest()):
-        raise RtsegError(f"{path} was changed while it was used", "run it again")
-    return data
-
-
 def settle(path):
     """Give a file the sidecar that was ready when its writer was stopped between the two names; whether there was one.
 
@@ -139,8 +130,8 @@ def settle(path):
     ready = files.parts(sidecar(path))
     digest = files.sha256(path) if ready else ""
     for one in ready:
-        with contextlib.suppress(OSError, ValueError, AttributeError):      # of others it may be half written
-            if json.loads(one.read_text()).get("sha256") == digest:
+        with contextlib.suppress(OSError, RtsegError):      # of others it may be half written
+            if files.read_json(one).get("sha256") == digest:
                 name = files.temporary_of(sidecar(sidecar(path)))
                 os.link(one, name)
                 os.replace(name, sidecar(path))
