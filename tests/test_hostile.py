@@ -20,7 +20,7 @@ from rtseg_deploy.errors import RtsegError
 DEVICE = f"""#!{sys.executable} -IS
 import json, os, sys
 script = sys.argv[-1]
-if "-O" in sys.argv or "rm -rf" in script:     # what is removed there would be removed here, wherever a broken check let it point
+if "-O" in sys.argv or "@rtseg-deploy; rm -rf " in script:     # what is removed there would be removed here, wherever a broken check let it point
     sys.exit()
 out = sys.stdout.buffer
 def ready():
