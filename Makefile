@@ -25,7 +25,7 @@ bench-peers: $(VENV)/ready
 	$(BIN)/python benchmarks/peers.py -o results/peers.json --document docs/peers.md
 
 fuzz: $(VENV)/ready
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[fuzz]'
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements-fuzz.txt
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(KINDS)
 
 lint: $(VENV)/ready

@@ -15,11 +15,12 @@ from conftest import ROOT
 from rtseg_deploy import launch, ssh
 from rtseg_deploy.errors import RtsegError
 
-# A device: it runs the scripts here, in a folder of its own. EVIL is Python that may answer in its place: `script` is what it is asked to run.
+# A device: it runs the scripts here, in a folder of its own, but for those that remove. EVIL is Python that may answer in its place: `script` is what it
+# is asked to run.
 DEVICE = f"""#!{sys.executable} -IS
 import json, os, sys
 script = sys.argv[-1]
-if "-O" in sys.argv:
+if "-O" in sys.argv or "@rtseg-deploy; rm -rf " in script:     # what is removed there would be removed here, wherever a broken check let it point
     sys.exit()
 out = sys.stdout.buffer
 def ready():
@@ -83,7 +84,7 @@ def test_the_device_of_these_tests_answers(device):
     ('without_end(b"welcome\\n" * 8192)', "prints more than the 1 MiB"),
     ('ready(); without_end(b"x" * 65536)', "prints more than the 1 MiB"),
     ('if "pwd" in script: without_end(b"x" * 65536, sys.stderr.buffer)', "device: xxx"),
-    ('if "pwd" in script: ready(); print("/../../no-such-folder"); sys.exit()', "does not tell where its folder"),
+    ('if "pwd" in script: ready(); print("/../../no-such-folder-of-these-tests"); sys.exit()', "does not tell where its folder"),
     ('if "pwd" in script: ready(); print("relative"); sys.exit()', "does not tell where its folder"),
     ('if "pwd" in script: ready(); out.write(("/tmp/\\0/" + script.split("mkdir -p ")[-1].split(";")[0]).encode()); sys.exit()',
      "does not tell where its folder"),
