@@ -91,27 +91,47 @@ def walk(root, leave):
 
 
 def listed(root, folder, leave):
-    """({name: stamp} of JSON files, names of folders) in a folder. Links are not followed: they may lead anywhere. Names are what can be printed."""
+    """({name: stamp} of JSON files, names of folders) in a folder."""
     stamps, inner = {}, []
     handle = os.open(os.path.join(root, folder), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW * bool(folder))
     try:
         with os.scandir(handle) as entries:
             for entry in entries:
-                name, folded = entry.name, entry.is_dir(follow_symlinks=False)
-                if name.startswith(".") or not (folded or name.endswith(".json") or entry.is_symlink() and entry.is_dir()):
-                    continue
-                found = None if folded else entry.stat(follow_symlinks=False)
-                why = (not name.isprintable() and ": a name that cannot be printed" or found and not stat.S_ISREG(found.st_mode) and ": a link, or no file"
-                       or found and found.st_size > limits.JSON_BYTES and f": more than {limits.amount(limits.JSON_BYTES)}")
-                if why:
-                    leave(printable(os.path.join(root, folder, name)), why)
-                elif folded:
-                    inner.append(name)
-                else:
-                    stamps[name] = f"{found.st_ctime_ns}/{found.st_size}/{found.st_ino}"
+                with suppress(FileNotFoundError):   # gone since
+                    stamp, why = looked_at(entry)
+                    if why:
+                        leave(printable(os.path.join(root, folder, entry.name)), why)
+                    elif stamp:
+                        stamps[entry.name] = stamp
+                    elif stamp == "":
+                        inner.append(entry.name)
     finally:
         os.close(handle)
     return stamps, inner
+
+
+def looked_at(entry):
+    """(its stamp, "" for a folder, None for what is not ours; why it is left out). Links are not followed: they may lead anywhere."""
+    folded = entry.is_dir(follow_symlinks=False)
+    if entry.name.startswith(".") or not (folded or entry.name.endswith(".json") or entry.is_symlink() and leads_to_folder(entry)):
+        return None, ""
+    if not entry.name.isprintable():
+        return None, ": a name that cannot be printed"
+    if folded:
+        return "", ""
+    found = entry.stat(follow_symlinks=False)
+    if not stat.S_ISREG(found.st_mode):
+        return None, ": a link, or no file"
+    if found.st_size > limits.JSON_BYTES:
+        return None, f": more than {limits.amount(limits.JSON_BYTES)}"
+    return f"{found.st_ctime_ns}/{found.st_size}/{found.st_ino}", ""
+
+
+def leads_to_folder(entry):
+    try:
+        return entry.is_dir()
+    except OSError:                 # around in a circle
+        return False
 
 
 def young(stamp):
