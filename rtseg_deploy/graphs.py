@@ -76,10 +76,14 @@ def graphs(graph):
 
 
 def refuse_vast(model, source):
-    """Raise RtsegError where a graph says of a tensor that it is larger than any of a segmentation network."""
-    for name, sides in view(model).shapes.items():
-        if sides is not None and 4 * math.prod(side or 1 for side in sides) > limits.TENSOR_BYTES:
-            limits.refuse(source, f"makes a tensor {name} of {'x'.join(str(side or '?') for side in sides)}, more than {limits.amount(limits.TENSOR_BYTES)}",
+    """Raise RtsegError where a graph says of a tensor that it is larger than any that a segmentation network makes of its input."""
+    seen = view(model)
+    numbers = {name: math.prod(side or 1 for side in sides) for name, sides in seen.shapes.items() if sides is not None}
+    fed = max((numbers.get(value.name, 1) for value in seen.inputs), default=1)
+    most = min(limits.CONSTANT_BYTES + limits.PER_NUMBER * fed, limits.TENSOR_BYTES)
+    for name, number in numbers.items():
+        if 4 * number > most:
+            limits.refuse(source, f"makes a tensor {name} of {'x'.join(str(side or '?') for side in seen.shapes[name])}, more than {limits.amount(most)}",
                           "export it for a smaller size")
 
 
