@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-distributed = pytest.importorskip("distributed")
+dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
 
 from rtseg_deploy import bench, campaign, crew, files, remote, tasks  # noqa: E402
 from rtseg_deploy import fleet as fleets  # noqa: E402
@@ -109,6 +109,17 @@ def test_a_file_travels_to_a_worker_once(path, tmp_path, work, monkeypatch):
         by.run([task(str(number), lambda *_: None, path) for number in range(10)])
     assert len(arrived) == 1
     assert all([one.name for one in (tmp_path / f"store-{n}").iterdir() if one.is_file()] in ([files.sha256(path)], []) for n in range(2))
+
+
+def test_a_file_stays_where_it_is_for_later_tasks(path, tmp_path, work):
+    """Dask would keep one copy of it, and each worker would fetch it again every few seconds."""
+    work(lambda folder, job, worker: (time.sleep(0.05), good(folder)))
+    with dask.config.set({"distributed.scheduler.active-memory-manager.interval": "10ms"}), fleet(tmp_path, (), ()) as by:
+        for _ in range(2):
+            by.run([task(str(number), lambda *_: None, path) for number in range(4)])
+            time.sleep(0.3)
+        fetched = by.client.run(lambda dask_worker: sum(len(one["keys"]) for one in dask_worker.transfer_incoming_log))
+    assert sum(fetched.values()) == 1
 
 
 GARBAGE = {
