@@ -147,7 +147,7 @@ def broken(request, hashes, blobs):
 @pytest.mark.parametrize("kind", GARBAGE)
 def test_garbage_is_never_taken(kind, path, tmp_path, work, monkeypatch):
     took = []
-    work(lambda folder, job, worker: good(folder))
+    work(lambda folder, job, worker: good(folder, worker.encode()))
 
     def take(result, folder):
         if not result["ok"] or not result["made"]:
@@ -158,7 +158,7 @@ def test_garbage_is_never_taken(kind, path, tmp_path, work, monkeypatch):
     KIND[:] = [kind]
     with fleet(tmp_path, (), ()) as by:
         by.run([task(str(number), take, path) for number in range(4)])
-    assert took == [b"made"] * 4 and not (tmp_path / "made").exists()
+    assert took == [b"worker-1"] * 4 and not (tmp_path / "made").exists()
 
 
 def test_a_device_that_fails_time_after_time_is_set_aside_and_named(path, tmp_path, work):
