@@ -21,7 +21,7 @@ import processes  # noqa: E402 (it lies beside this file)
 import shown  # noqa: E402
 from contenders import TENSOR  # noqa: E402
 
-from rtseg_deploy import backends, bench, checkpoints, files, images, launch, tune, tuned, turns  # noqa: E402
+from rtseg_deploy import backends, bench, checkpoints, files, images, launch, locks, tune, tuned, turns  # noqa: E402
 from rtseg_deploy.device import runner  # noqa: E402
 from rtseg_deploy.errors import RtsegError  # noqa: E402
 from rtseg_deploy.records import read_artifact, size  # noqa: E402
@@ -237,8 +237,9 @@ def run(trained, resolutions, image, contenders, threads, count, seconds, tune_s
                 case = prepared(network, resolution, image, threads, Path(folder), told)
                 if tune_seconds and not tuned.found(case.artifact, threads):
                     tune.tune(case.folder / "ours.onnx", tune.Ask((), "bf16", threads, tune_seconds), told)
-                ways[resolution] = ways.get(resolution) or chosen_ways(case, have, told)
-                cases.append(measured(case, ways[resolution], have, count, seconds, told))
+                with locks.machine(True, told):
+                    ways[resolution] = ways.get(resolution) or chosen_ways(case, have, told)
+                    cases.append(measured(case, ways[resolution], have, count, seconds, told))
     return {"format": 1, "kind": "peers", "environment": runner.environment(), "seconds": time.monotonic() - begin, "rounds": count, "turn_seconds": seconds,
             "image": Path(image).name, "missing": [one.name for one in contenders if not available(one)], "cases": cases,
             "contenders": [asdict(one) for one in contenders]}

@@ -111,16 +111,25 @@ def of_cache():
     for pattern, what in CACHE:
         for path in here.glob(pattern):
             item = seen(path, what)
-            lock = path.suffix == ".lock"
-            if item and (free(path) and locks.boot() not in path.name if lock else item.seconds > FRESH_SECONDS):
+            if item and (unheld(path) if path.suffix == ".lock" else over(path) if pattern == "fleet/*" and path.is_dir() else item.seconds > FRESH_SECONDS):
                 yield item
 
 
 def of_temporary():
     """Folders of runs that were killed."""
     for path in Path(tempfile.gettempdir()).glob("rtseg-deploy-*-*"):
-        if files.SCRATCH.fullmatch(path.name) and (item := seen(path, "folder of a run that ended")) and not files.alive(path):
+        if over(path) and (item := seen(path, "folder of a run that ended")):
             yield item
+
+
+def over(path):
+    """Whether it is the temporary folder of a run that ended."""
+    return bool(files.SCRATCH.fullmatch(path.name)) and path.is_dir() and not files.alive(path)
+
+
+def unheld(path):
+    """Whether it is a lock that nobody has; that of this machine is always about to be taken."""
+    return locks.boot() not in path.name and free(path)
 
 
 def of_folder(folder):

@@ -1,7 +1,5 @@
 """What else an engine needs to be served by Triton or DeepStream: their configuration, from its sidecar. The engine itself stays as it is."""
-import os
 import re
-import shutil
 from pathlib import Path
 
 from . import facts, files
@@ -22,7 +20,7 @@ def deploy_config(path, server, folder):
     engine = read_artifact(path)
     refuse_not_served(path, engine)
     texts, plan, notes = {"triton": triton, "deepstream": deepstream}[server](engine, Path(path).name)
-    put(path, Path(folder, plan))
+    put(path, Path(folder, plan), engine)
     for name, text in texts.items():
         files.write(Path(folder, name), text)
     return {"files": [str(Path(folder, name)) for name in (plan, *texts)], "notes": notes}
@@ -52,13 +50,11 @@ def plain(value):
     return type(value) is int or isinstance(value, str) and re.fullmatch(r"[\w.:/@+ -]+", value) is not None
 
 
-def put(source, goal):
-    """The same file under another name, by a link where the file system can."""
+def put(source, goal, engine):
     with files.replacing(goal) as temporary:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
+        files.same(source, temporary)
+        if files.sha256(temporary) != engine.sha256:
+            raise RtsegError(f"{source} was changed while it was used", "run it again")
 
 
 def heading(engine):
@@ -94,7 +90,7 @@ def deepstream(engine, name):
         raise RtsegError(f"Gst-nvinfer scales R, G and B by one number, and the network was trained with std {std}", uint8)
     if engine.output == "labels":
         raise RtsegError("Gst-nvinfer looks for the labels in logits itself, and the engine gives labels", "export with --output logits or native")
-    _, _, height, width = engine.checks["tensors"]["input"]["shape"]
+    height, width = engine.resolution
     entries = {
         "model-engine-file": name, "labelfile-path": "labels.txt", "gie-unique-id": 1, "process-mode": 1, "network-type": 2,
         "network-mode": NETWORK_MODES[engine.precision], "batch-size": 1, "infer-dims": f"3;{height};{width}", "model-color-format": 0,

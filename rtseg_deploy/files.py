@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import tempfile
 import threading
 import time
@@ -68,6 +69,14 @@ def named(temporary, path):
     synced(Path(path).parent)
 
 
+def same(source, goal):
+    """The same file under another name, whatever takes its own name afterwards: by a link where the file system can."""
+    try:
+        os.link(os.path.realpath(source), goal)
+    except OSError:                 # on another disk, or another user's
+        shutil.copyfile(source, goal)
+
+
 def folder(path):
     """Make a folder, and those above it, so that they outlast a lost power too."""
     above = [one for one in (path, *path.parents) if not one.exists()]
@@ -113,9 +122,9 @@ def writer():
     return f"{identity('/proc/sys/kernel/random/boot_id', '/proc/self/ns/pid')}-{number}-{began(number)}"
 
 
-def scratch():
-    """A temporary folder, gone with the block; where its process is killed in it the name says whose it was."""
-    return tempfile.TemporaryDirectory(prefix=f"rtseg-deploy-{writer()}-")
+def scratch(folder=None):
+    """A temporary folder, in a folder or where the system has them, gone with the block; where its process is killed in it the name says whose it was."""
+    return tempfile.TemporaryDirectory(prefix=f"rtseg-deploy-{writer()}-", dir=folder)
 
 
 def alive(part):

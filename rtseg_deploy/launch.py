@@ -9,7 +9,6 @@ import json
 import math
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -199,7 +198,7 @@ def prepared(job, folder, **more):
         elif Path(source).resolve().is_relative_to(PACKAGE_PARENT / __package__):
             (folder / name).symlink_to(Path(source).resolve())
         else:
-            same_bytes(Path(source), folder / name)
+            files.same(source, folder / name)
         if job.hashes.get(name):
             refuse_other(job, name, files.sha256(folder / name))
     request = {**job.request, **more}
@@ -214,14 +213,6 @@ def environment():
     """Of a process of ours in any folder: it imports this package, and nothing from where it runs."""
     path = os.pathsep.join([str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
-
-
-def same_bytes(source, goal):
-    """The file under another name, whatever takes its own name afterwards."""
-    try:
-        os.link(source.resolve(), goal)
-    except OSError:                 # on another disk, or another user's
-        shutil.copyfile(source, goal)
 
 
 class Here:

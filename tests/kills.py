@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tarfile
@@ -131,9 +132,13 @@ RUNS = {"export": Run(export, artifacts("made.onnx"), ("made.onnx*",)), "build":
 # ---- rounds
 
 
-def prepared(folder):
-    """What the runs read."""
-    export(folder, "net.onnx")
+def prepared(folder, artifact=None):
+    """What the runs read; of an artifact that is there, or a new one."""
+    if artifact:
+        for name in ("", ".json"):
+            shutil.copy(f"{artifact}{name}", folder / f"net.onnx{name}")
+    else:
+        export(folder, "net.onnx")
     (folder / "big").write_bytes(np.random.default_rng(0).bytes(20_000_000))
     for name, text in (("worker", WORKER), ("bin/ssh", SSH.format(home=folder / "device"))):
         (folder / name).parent.mkdir(exist_ok=True)

@@ -127,15 +127,15 @@ def whole(folder):
 
 
 def test_killed_at_any_moment_nothing_is_lost_and_it_goes_on(artifact, tmp_path):
-    """50 times kill -9, at random moments of a plan of 80 rows."""
+    """12 times kill -9, at random moments of a plan of 24 rows; kills.py does it hundreds of times."""
     for name in (artifact.name, f"{artifact.name}.json"):
         (tmp_path / name).write_bytes((artifact.parent / name).read_bytes())
-    rows = ",\n".join(f'{{ artifact = "net.onnx", iterations = {20 + n} }}' for n in range(80))
+    rows = ",\n".join(f'{{ artifact = "net.onnx", iterations = {20 + n} }}' for n in range(24))
     (tmp_path / "many.toml").write_text(f"row = [{rows}]")
     results, chance, lengths = tmp_path / "results", random.Random(0), []
     code = f"import sys; sys.argv[1:] = {['bench', str(tmp_path / 'many.toml'), '--backend', 'null', '--warmup', '0.01', '-o', str(results)]!r}\n" \
            "from rtseg_deploy import campaign, cli; campaign.launch.probe = lambda *_: {'gpu': {'error': ''}}; cli.main()"
-    for _ in range(50):
+    for _ in range(12):
         before = whole(results / "many") if results.exists() else {}
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
                                    env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)})
@@ -150,5 +150,5 @@ def test_killed_at_any_moment_nothing_is_lost_and_it_goes_on(artifact, tmp_path)
         lengths.append(len(after))
     assert lengths == sorted(lengths)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert done.returncode in (0, 3) and len(whole(results / "many")) == 80
+    assert done.returncode in (0, 3) and len(whole(results / "many")) == 24
     assert not [path for path in Path(results, "many").glob(".*") if not path.name.endswith(".part")]

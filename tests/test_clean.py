@@ -54,7 +54,12 @@ def test_of_the_cache_all_goes_that_can_be_made_again(places):
     stays = {old(cache / "tuned.json"), old(cache / "mine"), cache / "kernels-1.so", cache / f"machine-{locks.boot()}.lock"}
     for path in stays:
         path.touch()
+    for path in (cache / "kernels-2.so", cache / "fleet/cd"):
+        old(path, days=0.01)
+        stays.add(path)
     (cache / "fleet/link").symlink_to(places / "elsewhere")
+    stays |= {old(cache / "fleet/dask/worker"), old(cache / "fleet/rtseg-deploy-x/network.onnx")}     # of a worker that may run for days
+    gone.add(old(cache / f"fleet/rtseg-deploy-{ended()}-x/network.onnx").parent)
     old(places / "elsewhere/results.json")
     old(cache / "results/0.sqlite-journal")
     assert paths(clean.found()) == gone and clean.clean(clean.found()) == []
