@@ -2,7 +2,7 @@
 import re
 from pathlib import Path
 
-from . import archive, entries, evaluate, files, page, results, summary
+from . import archive, entries, files, page, results, summary
 from .bench import SAMPLES
 from .errors import RtsegError
 from .report import plain_table, probe_table
@@ -33,6 +33,8 @@ def to_json(path, value):
 def shown(path, value):
     """What is printed."""
     if value["kind"] == entries.ACCURACY:
+        from . import evaluate  # all that labels pictures
+
         yield f"{value['artifact']['model']} {value['artifact']['precision']} {value['backend']}"
         yield plain_table(evaluate.rows(value))
         yield probe_table(value.get("environment") or {})

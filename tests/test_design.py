@@ -108,7 +108,7 @@ def test_the_measuring_half_imports_no_torch_and_no_onnx():
                  "tables", "facts.tables", "statistics", "doubts", "campaign", "measure",
                  "device.layers", "profile", "datasets", "lists", "accuracy", "facts.datasets", "calibration_table", "device.quantised",
                  "stream", "device.labelling", "device.frames", "device.kernels", "device.gpukernels", "device.gpuframes", "evaluate", "gallery", "video",
-                 "turns", "tuned", "tune", "device.turns", "facts.settings"):
+                 "turns", "tuned", "tune", "device.turns", "facts.settings", "archive", "entries", "sheets", "trends", "baseline", "prune", "details"):
         path = PACKAGE / (name.replace(".", "/") + ".py")
         path = path if path.exists() else PACKAGE / name / "__init__.py"
         top = [node for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
