@@ -202,7 +202,7 @@ def light_json(found, path):
         refuse(path, f"would take more than {amount(MEMORY)} of memory")
     if depth(found, JSON_DEPTH) > JSON_DEPTH:
         refuse(path, f"is nested more than {JSON_DEPTH} deep")
-    if HALF.search(found):
+    if (b"\\ud" in found or b"\\uD" in found) and HALF.search(found):
         refuse(path, "holds text that is none: half of a letter")
     return found.decode()
 
