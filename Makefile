@@ -1,4 +1,5 @@
 # make demo: everything once, on what the repository carries.   make test: the tests.   make docs: the tables of docs/.
+# make lock: requirements.txt, after constraints.txt was changed.
 # make bench-peers: ours beside what a user could take instead, 20 minutes on two cores.
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +8,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 
-.PHONY: demo test docs bench-peers lint clean
+.PHONY: demo test docs bench-peers lint lock clean
 demo: $(VENV)/ready
 	$(BIN)/rtseg-deploy demo
 
@@ -18,18 +19,25 @@ docs: $(VENV)/ready
 	$(BIN)/python docs/tables.py docs/networks.md docs/algebra.md docs/matrix.md docs/estimate.md docs/check.md
 
 bench-peers: $(VENV)/ready
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[plot]'
 	$(BIN)/python benchmarks/peers.py -o results/peers.json --document docs/peers.md
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 
-$(VENV)/ready: setup.cfg constraints.txt
+lock:
+	$(PYTHON) -m venv --clear $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet uv==0.13.9
+	$(VENV)-lock/bin/python lock.py
+	rm -rf $(VENV)-lock
+
+# Every file is held against its sha256 but PyTorch's, which is the user's choice: SECURITY.md says more
+$(VENV)/ready: setup.cfg constraints.txt requirements.txt requirements-rtx.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --no-deps --only-binary :all: --require-hashes -r requirements.txt
 	$(BIN)/pip install --quiet -c constraints.txt $(TORCH)
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[export,cpu,openvino,eval,dev]'
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[rtx]' || echo "no tensorrt-rtx for this platform: engines cannot be built here, the rest works"
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --require-hashes -r requirements-rtx.txt || echo "no tensorrt-rtx for this platform: engines cannot be built here, the rest works"
 	touch $@
 
 clean:

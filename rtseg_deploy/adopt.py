@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, version_converter
 from . import facts, files, locks, own, passes, proof
 from .check import old_parser_warnings
 from .errors import RtsegError, first_line
-from .graphs import graphs, sides_of
-from .original import HALF, MOST_CLASSES, RUNTIME_ERRORS, decided, interface, observed, read, tensors
+from .graphs import graphs, sides_of, tensors
+from .original import HALF, MOST_CLASSES, RUNTIME_ERRORS, decided, interface, observed, read
 from .records import Artifact, write_model
 from .remarks import OPSETS, bindings, portrait_warning, versions, weights_bytes
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import backends, doubts, facts, files, images, launch, locks, statistics, stream, telemetry, tune
+from . import backends, doubts, facts, files, images, launch, limits, locks, statistics, stream, telemetry, tune
 from .errors import RtsegError
 from .records import FORMAT, read_artifact, size
 
@@ -238,7 +238,8 @@ def refuse_processors(protocol, names):
 
 def run_of(result, folder=None):
     """The Run of a worker's result. A device may answer anything: what it says besides what it must is left alone."""
-    lines = Path(folder, "telemetry.jsonl").read_text(errors="replace").splitlines() if folder and Path(folder, "telemetry.jsonl").is_file() else []
+    sampled = folder and Path(folder, launch.TELEMETRY)
+    lines = limits.data(sampled, limits.TELEMETRY_BYTES).decode(errors="replace").splitlines() if sampled and sampled.is_file() else []
     device = {name: tuple(result.get(name, ())) for name in ("device_seconds", "enqueue_seconds")}
     return Run(tuple(result["seconds"]), tuple(result["warmup_seconds"]), result["warmup_converged"], result["minor_faults"], result["empty_seconds"],
                result["began"], result["ended"], result["environment"], result.get("back_to_back_seconds", result["ended"] - result["began"]), **device,

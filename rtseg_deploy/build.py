@@ -90,13 +90,11 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=launch.quie
 def refuse_unparsed(path, target, version):
     """Raise RtsegError for the first node that the parser of that TensorRT does not take, before a device is asked; see check.py."""
     need("onnx")
-    import onnx
-
-    from . import check
+    from . import check, graphs
 
     parser = facts.parser_of(version, "rtx" if target.ahead_of_time and not version else target.parser)
     chip = "" if version and parser.name == "rtx" else target.compute_capability    # TensorRT 11 reads what RTX reads, and has kernels of its own
-    check.refuse(check.findings(onnx.load(path), parser, chip), f"{parser.serves} does not take {path} for {target.name}")
+    check.refuse(check.findings(graphs.whole(path), parser, chip), f"{parser.serves} does not take {path} for {target.name}")
 
 
 def read_table(table, artifact, fp16):
@@ -168,10 +166,10 @@ def staying(path, artifact, precision, images=(), tell=launch.quiet):
     """{node of an ONNX file that has to stay in FP32: why}, see fp16.beyond_range; none where the precision stays as it is."""
     if precision != "fp16" or artifact.precision == "fp16":
         return {}
-    onnx = need("onnx_graphsurgeon", "polygraphy", "onnxruntime", "onnx")
-    from . import fp16, proof
+    need("onnx_graphsurgeon", "polygraphy", "onnxruntime", "onnx")
+    from . import fp16, graphs, proof
 
-    model = onnx.load_from_string(contents(path, artifact))
+    model = graphs.whole(path, contents(path, artifact))
     return fp16.beyond_range(model, proof.pictures(artifact.resolution, artifact.normalisation, artifact.input, images), tell)
 
 
@@ -180,7 +178,9 @@ def floating(path):
     need("onnx")
     import onnx
 
-    model = onnx.load(path)
+    from . import graphs
+
+    model = graphs.whole(path)
     kinds = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
     return [node.name for node in model.graph.node if kinds.get(node.output[0]) in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)]
 
@@ -207,13 +207,13 @@ def prepared(path, artifact, precision, channels, goal, tell, kept=()):
     if not channels and precision == artifact.precision:
         return path, {}
     try:
-        onnx = need("onnx_graphsurgeon", "polygraphy", "onnxruntime", "onnx")
+        need("onnx_graphsurgeon", "polygraphy", "onnxruntime", "onnx")
     except RtsegError as error:
         raise RtsegError(error.what, error.fix if precision != artifact.precision else f"{error.fix}, or --keep-depthwise") from None
-    from . import fp16, proof
+    from . import fp16, graphs, proof
     from .passes import checked, dense_groups
 
-    original = onnx.load_from_string(contents(path, artifact))
+    original = graphs.whole(path, contents(path, artifact))
     model, widened = dense_groups.run(original, channels) if channels else (original, [])
     if not widened and precision == artifact.precision:
         return path, {}

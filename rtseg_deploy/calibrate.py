@@ -4,9 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 
-from . import accuracy, calibration_table, datasets, files, images, int8, locks, proof
+from . import accuracy, calibration_table, datasets, files, graphs, images, int8, locks, proof
 from .errors import RtsegError
 from .lists import listed, spread, write_list
 from .records import contents, read_artifact, write_model
@@ -64,7 +63,7 @@ def calibrate(path, source, goal=None, ask=Ask(), tell=lambda step, done: None):
 def calibrated(path, artifact, source, goal, ask, tell):
     """The Artifact of `calibrate`, written."""
     chosen, others, warnings = images_of(source, ask)
-    model = onnx.load_from_string(contents(path, artifact))
+    model = graphs.whole(path, contents(path, artifact))
 
     def fed(image):
         return images.fed(images.resized(images.read(image), artifact.resolution), artifact.input, artifact.normalisation)

@@ -11,7 +11,7 @@ import json
 import re
 import struct
 
-from . import files
+from . import files, limits
 from .errors import RtsegError
 from .records import FORMAT, pair, sidecar
 
@@ -51,7 +51,6 @@ def read(path, onnx_sha256):
         raise RtsegError(f"{path} was changed after it was made: its sha256 is not the one in {sidecar(path).name}", again)
     if about.get("onnx") != onnx_sha256:
         raise RtsegError(f"{path} was made from another ONNX file: its scales are not this network's", again)
-    with open(path) as file:
-        table = file.read()
+    table = limits.text(path)
     scales(table)
     return table, about["kept"]

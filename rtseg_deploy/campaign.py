@@ -1,13 +1,15 @@
 """A plan -> its figures, a file each; interrupted, it goes on where it was."""
 import hashlib
 import json
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from . import __version__, backends, bench, facts, files, launch, plans
+from . import __version__, backends, bench, crew, facts, files, launch, measure, plans, tasks
 from .errors import RtsegError
-from .measure import measure
-from .records import FORMAT, read_artifact, size
+from .records import FORMAT, read_artifact, sidecar, size
+
+TIMELINE = "timeline.jsonl"         # who did what when: crew.noted
 
 
 @dataclass(frozen=True)
@@ -26,27 +28,114 @@ class Outcome:
         return {"row": row, "backend": self.backend, **told}
 
 
-def run(path, ask, anywhere=False, again=False, tell=launch.quiet):
+def run(path, ask, anywhere=False, again=False, tell=launch.quiet, by=None):
     """Time every row of a plan that can run here; returns the Outcomes in the plan's order.
 
-    anywhere: a row of a GPU is timed on whatever backend is asked for. again: what has a result is timed once more.
+    anywhere: a row of a GPU is timed on whatever backend is asked for. again: what has a result is timed once more. by: a crew, this process if not given.
     """
-    plan = plans.read(path)
-    machine = launch.probe(ask.place, tell)
-    folder = Path(ask.results, plan.name)
-    found = {}
+    plan, by = plans.read(path), by or crew.Serial(ask.place)
+    why_not = unfit_for(by, ask, tell)
+    folder, found, asked = Path(ask.results, plan.name), {}, {}
     for number, row in enumerate(plan.rows, 1):
-        names = ask.backends or [usual(row)]
-        for backend in names:
+        for backend in ask.backends or [usual(row)]:
             goal = folder / named(row, backend, ask)
             known = None if again else result_in(goal)
-            why = "" if known or anywhere else unfit(row, backend, machine)
+            why = "" if known or anywhere and not backends.on_gpu(backend) else why_not(row, backend, anywhere)
             found[number, backend] = Outcome(row, backend, goal, known, why)
-        asked = [name for name in names if not (found[number, name].result or found[number, name].skipped)]
-        title = f"{number} of {len(plan.rows)}"
-        for name, outcome in timed(row, asked, ask, folder, lambda step, done, title=title: tell(f"{title}: {step}", done)).items():
-            found[number, name] = replace(found[number, name], **outcome)
+            if not (known or why):
+                asked.setdefault(number, []).append(backend)
+    with files.scratch() as scratch:
+        groups = {}                 # rows that are timed on the same export
+        for number, names in asked.items():
+            row = plan.rows[number - 1]
+            groups.setdefault(None if row.artifact else json.dumps(export_of(row)), []).append((number, row, names))
+        by.run([task for key, members in groups.items() for task in first(key, members, plan, ask, found, Path(scratch))], tell, folder / TIMELINE)
     return list(found.values())
+
+
+def unfit_for(by, ask, tell):
+    """A function of a row, a backend and anywhere: why it cannot be timed by a crew; "" where it can."""
+    if isinstance(by, crew.Serial):
+        machine = launch.probe(ask.place, tell)
+        return lambda row, backend, anywhere: "" if anywhere else unfit(row, backend, machine)
+
+    def why(row, backend, anywhere):
+        target = target_of(row.device)
+        if not backends.on_gpu(backend):
+            why = "" if anywhere or not of_gpu(row) else f"a figure of the {row.device}: --backend onnxruntime-cuda times it there, --anywhere on {backend}"
+            return why or ("" if by.offering() else "no worker has a processor for it")
+        if not target:
+            return f"no target has a {row.device}" if row.device else "which device times it? add device = to the row"
+        return "" if by.offering(target) else f"no worker has a {row.device}: rtseg-deploy worker --target {target}"
+    return why
+
+
+def target_of(device):
+    """The name of the target that a device of the facts is; None where it is none."""
+    return next((name for name, target in facts.targets().items() if target.device.name == device), None)
+
+
+def export_of(row):
+    """What a row exports: the arguments of tasks.exporting."""
+    protocol = facts.protocol(row.protocol)
+    how = {"precision": row.precision, "output": row.output, "network_input": row.reduced}
+    options = {**measure.options_of(protocol), **{name: value for name, value in how.items() if value is not None}}
+    return {"subject": row.subject, "resolution": row.exported, "options": options, "classes": row.classes}
+
+
+def first(key, members, plan, ask, found, scratch):
+    """The Tasks that a group of rows begins with."""
+    if key is None:
+        return [timing(member, member[1].artifact, plan, ask, found) for member in members]
+    path, left = scratch / f"{members[0][0]}.onnx", [len(members)]
+
+    def exported(result, folder):
+        if not result["ok"]:
+            for number, _, names in members:
+                for backend in names:
+                    failed(found, (number, backend), result)
+            return []
+        read_artifact(folder / tasks.NETWORK)
+        for name, goal in ((tasks.NETWORK, path), (sidecar(tasks.NETWORK).name, sidecar(path))):
+            shutil.move(folder / name, goal)
+        return [timing(member, path, plan, ask, found, over) for member in members]
+
+    def over():                     # a plan's exports need not all be there at once
+        left[0] -= 1
+        if not left[0]:
+            path.unlink()
+    number, row, _ = members[0]
+    return [tasks.exporting(title(number, plan, row), then=exported, **export_of(row))]
+
+
+def timing(member, path, plan, ask, found, over=lambda: None):
+    """The Task that times a row on its backends."""
+    number, row, names = member
+    ask = replace(ask, backends=tuple(names), protocol=row.protocol, iterations=ask.iterations or row.iterations, figure=row.figure, bn=row.bn or "",
+                  portrait=True)
+
+    def timed(result, folder):
+        figures = tasks.figures(result, folder, path, ask) if result["ok"] else {}
+        for backend in names:
+            outcome = found[number, backend]
+            if backend in figures:
+                files.write_json(outcome.path, {**figures[backend], "file": row.artifact or row.subject})
+                found[number, backend] = replace(outcome, result=result_in(outcome.path))
+            else:
+                failed(found, (number, backend), {"error": result["failed"].get(backend, "it left no figure")} if result["ok"] else result)
+        over()
+
+    device = target_of(row.device) if any(map(backends.on_gpu, names)) else ""
+    return tasks.timing(title(number, plan, row), path, ask, timed, device or "")
+
+
+def title(number, plan, row):
+    return " ".join(filter(None, [f"{number} of {len(plan.rows)}:", Path(row.subject).name, row.resolution and size(row.resolution)]))
+
+
+def failed(found, key, result):
+    fix = result.get("fix")
+    found[key] = replace(found[key], failed=f"{result['error']}; {fix}" if fix else result["error"])
 
 
 def usual(row):
@@ -65,29 +154,6 @@ def unfit(row, backend, machine):
         why = plans.feasible(row, machine)
         return why or f"a figure of the {row.device}: --backend onnxruntime-cuda times it on this GPU, --anywhere on {backend}"
     return plans.feasible(row, machine)
-
-
-def timed(row, names, ask, folder, tell):
-    """Backend -> what is new in its Outcome. What fails on one backend is tried without that one."""
-    if not names:
-        return {}
-    try:
-        done = once(row, replace(ask, backends=tuple(names), results=str(folder), names={name: named(row, name, ask) for name in names}), tell)
-    except RtsegError as error:
-        if len(names) == 1:
-            return {names[0]: {"failed": f"{error.what}; {error.fix}" if error.fix else error.what}}
-        return {name: outcome for one in names for name, outcome in (timed(row, [one], ask, folder, tell) if not result_in(folder / named(row, one, ask))
-                                                                     else {one: {"result": result_in(folder / named(row, one, ask))}}).items()}
-    return {figure.backend: {"result": result_in(path)} for path, figure in done}
-
-
-def once(row, ask, tell):
-    """[(result file, Benchmark)] of a row."""
-    ask = replace(ask, protocol=row.protocol, iterations=ask.iterations or row.iterations, figure=row.figure, bn=row.bn or "", portrait=True)
-    if row.artifact:
-        return bench.bench(row.artifact, ask, tell)
-    how = {"precision": row.precision, "output": row.output, "classes": row.classes, "network_input": row.reduced}
-    return measure(row.subject, [row.exported], ask, how={name: value for name, value in how.items() if value is not None}, tell=tell)
 
 
 def named(row, backend, ask):

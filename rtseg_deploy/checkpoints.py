@@ -3,16 +3,17 @@
 A file fits a dialect when, after its renames and drops, keys and shapes equal the network's exactly; the network's name, the
 dialect and the number of classes follow from the fit.
 """
+import os
 import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from . import files, models
+from . import files, limits, models
 from .errors import RtsegError, need
 from .saved import COUNTER, read, tensors
 
-MOST_CLASSES = 10_000
+MOST_CLASSES = limits.CLASSES
 IN_A_BYTE = 255                     # 255 is the label that is ignored
 HEAD = "classifier.weight"          # of every network here; its first dimension is the number of classes
 
@@ -100,6 +101,8 @@ def origin(artifact):
                          "time it by its factory: rtseg-deploy bench package.module:factory --resolution HxW")
     if "seed" in parent:
         return seeded(artifact.model, artifact.classes, parent["seed"])
+    if not os.path.isfile(parent["file"]):      # what a sidecar names may also be a pipe, or a device without end
+        raise RtsegError(f"{parent['file']}: no such file", "export it again, or put the checkpoint back")
     if files.sha256(parent["file"]) != parent["sha256"]:
         raise RtsegError(f"{parent['file']} is not the checkpoint that the artifact was made from", "export it again, or put the old one back")
     return load(parent["file"], artifact.model, artifact.dialect)

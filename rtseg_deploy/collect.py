@@ -8,14 +8,13 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import bench, build, facts, files, launch, locks, ondevice
+from . import bench, build, facts, files, launch, limits, locks, ondevice, signatures
 from .device import runner
 from .errors import RtsegError, first_line
 from .records import FORMAT, from_json, write_artifact
 
 NAME = r"(?a:\w[\w-]*(\.\w[\w-]*)*)"
 MEMBER = re.compile(rf"{NAME}(/{NAME})?")
-MOST_MEMBERS, MOST_BYTES, MOST_TEXT = 10_000, 1 << 35, 1 << 26  # an engine is read in blocks; a text is read whole
 LONGEST = 200                       # of a member's name
 AGAIN = "run the bundle again and take its results.tar.gz"
 
@@ -25,11 +24,14 @@ ROWS = {"build": {"file": str, "artifact": dict, "target": str, "precision": str
         "time": {"file": str, "artifact": dict, "backend": str, "input": str, "protocol": str, "figure": str}}
 
 
-def collect(archive, engines="engines", results="results", tell=lambda step, done: None):
+def collect(archive, engines="engines", results="results", tell=lambda step, done: None, signers=None):
     """File what came back: engines with their sidecars, figures; returns a Filed for each job.
 
-    Raises RtsegError, with nothing written, where a byte is not as it was packed there.
+    signers: a file of those who may have signed it, see signatures.check. Raises RtsegError, with nothing written, where a byte is not as it was packed
+    there, or not as a signer signed it.
     """
+    if signers:
+        signatures.check(archive, signers)
     with files.scratch() as folder:
         tell("unpacking and checking", None)
         unpack(archive, Path(folder))
@@ -60,10 +62,12 @@ def unpack(archive, folder):
         with tarfile.open(archive, "r:gz", tarinfo=Plain) as packed:
             for member in packed:
                 total += member.size
-                read_whole = not member.name.endswith((".npy", "/engine"))
-                if (len(member.name) > LONGEST or not MEMBER.fullmatch(member.name) or member.name in seen or len(seen) >= MOST_MEMBERS or total > MOST_BYTES
-                        or (read_whole and member.size > MOST_TEXT)):
+                most = limits.LABEL_BYTES if member.name.endswith(".npy") else limits.ARCHIVE_BYTES if member.name.endswith("/engine") else limits.ARCHIVE_TEXT
+                if (len(member.name) > LONGEST or not MEMBER.fullmatch(member.name) or member.name in seen or len(seen) >= limits.ARCHIVE_MEMBERS
+                        or not 0 <= member.size <= most or total > limits.ARCHIVE_BYTES):
                     refuse(member.name)
+                if member.size > shutil.disk_usage(folder).free:
+                    raise RtsegError(f"{archive} unpacks to more than is free on {folder}", "free some space, or name another folder: TMPDIR=DIR")
                 seen.add(member.name)
                 goal = folder / member.name
                 goal.parent.mkdir(exist_ok=True)
@@ -112,7 +116,7 @@ def read(folder):
 def fit(job):
     """Whether what decides where a job's result is filed is one of the names it can be, and what it made came along."""
     names = [*job["results"], *job.get("pictures", [])]
-    if not all(isinstance(name, str) for name in names) or not Path(job.get("file", "")).stem.isprintable():
+    if not all(isinstance(name, str) and len(name) <= LONGEST for name in names) or not Path(job.get("file", "")).stem.isprintable():
         return False
     if job.get("precision", "fp32") not in ("fp32", "fp16") or job.get("backend", "tensorrt") not in runner.SESSIONS:
         return False

@@ -9,18 +9,19 @@ What is taken, by the layout of the folder:
               network's outputs 0, 1, 2, …
 Ids are in 8-bit, palette or 16-bit PNGs; 255, and 65535 of 16 bits, are ignored everywhere. Text is UTF-8, with any line ends; a header may be there.
 """
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 
 from . import facts, images
 from .errors import RtsegError
 from .facts.datasets import camvid_splits, coding, packed
-from .lists import natural, pictures, subfolders, table
+from .lists import natural, pictures, refuse_leaving, subfolders, table
 from .records import size
 
 IGNORED = 255
@@ -168,10 +169,8 @@ def from_csv(folder, path):
         if len(row) < 2:
             raise RtsegError(f"{path}: {','.join(row)!r} is not an image and its labels", "each line is IMAGE,LABELS")
         for cell in row[:2]:
-            # neither's rules may be evaded on the other's machine
-            if any(kind(cell).is_absolute() or ".." in kind(cell).parts for kind in (PurePosixPath, PureWindowsPath)):
-                raise RtsegError(f"{path}: {cell} leaves the folder {folder}", "name files below it")
-        if not (folder / row[0]).is_file():
+            refuse_leaving(cell, folder, path)
+        if not os.path.isfile(folder / row[0]):
             raise RtsegError(f"{folder / row[0]}: no such file, though {path.name} lists it")
     return paired((str(Path(row[0]).with_suffix("")), folder / row[0], folder / row[1]) for row in rows)
 

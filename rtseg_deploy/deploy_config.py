@@ -1,4 +1,5 @@
 """What else an engine needs to be served by Triton or DeepStream: their configuration, from its sidecar. The engine itself stays as it is."""
+import re
 from pathlib import Path
 
 from . import facts, files
@@ -34,6 +35,19 @@ def refuse_not_served(path, engine):
     if engine.checks["built"]["runtime"] != "tensorrt":
         raise RtsegError(f"{path} is an engine of TensorRT-RTX, and Triton and DeepStream load TensorRT's alone",
                          "build it with TensorRT on the device that serves it")
+    if not all(map(plain, written(path, engine))):
+        raise RtsegError(f"the sidecar of {path}, or its name, holds what would be more than a value in a configuration", "build it again, under a plain name")
+
+
+def written(path, engine):
+    """The texts, and the sides of tensors, that go into a configuration as they are: a line more there may name a library that is loaded."""
+    built, tensors = engine.checks["built"], [engine.checks["tensors"][side] for side in ("input", "output")]
+    return [Path(path).name, built["version"], built["compute_capability"], *(tensor["name"] for tensor in tensors),
+            *(side for tensor in tensors for side in tensor["shape"])]
+
+
+def plain(value):
+    return type(value) is int or isinstance(value, str) and re.fullmatch(r"[\w.:/@+ -]+", value) is not None
 
 
 def put(source, goal, engine):

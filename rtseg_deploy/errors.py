@@ -20,8 +20,13 @@ def printable(text):
     return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
 
 
+def one_line(text):
+    """The same of what is told in a line: a name with line ends in it would tell others."""
+    return printable(text).replace("\n", "?")
+
+
 EXTRAS = {"torch": "export", "onnx": "export", "onnx_graphsurgeon": "export", "polygraphy": "export", "safetensors": "export",
-          "onnxruntime": "cpu", "tensorrt_rtx": "rtx", "cv2": "eval"}
+          "onnxruntime": "cpu", "tensorrt_rtx": "rtx", "cv2": "eval", "distributed": "fleet"}
 
 
 def need(*modules):

@@ -39,6 +39,7 @@ class Ask:
     own: dict | None = None
     precision: str | None = None    # that the backend "auto" may compute in
     untuned: bool = False
+    label: object = None            # who labels, with the arguments of `label`; that if not given
 
 
 def evaluate(subject, ask, resolution=None, dialect=None, tell=launch.quiet):
@@ -94,7 +95,7 @@ def evaluated(subject, path, ask, tell):
     with log(goal.with_suffix(".jsonl"), ask.again, tell) as (done, add):
         todo = [pair for pair in data.pairs if pair.name not in done or ask.save and not gallery.drawn(ask.save, key, pair.name)]
         telling = counted(tell, f"{data.name}, {backend}", len(data.pairs) - len(todo), len(data.pairs))
-        workers = label(path, artifact, choice, todo, ask, key, add, telling) if todo else []
+        workers = (ask.label or label)(path, artifact, choice, todo, ask, key, add, telling) if todo else []
     described = replace(artifact, checks={name: check for name, check in artifact.checks.items() if name != "accuracy"})     # earlier ones
     value = {"format": FORMAT, "kind": "accuracy", "artifact": described.to_json(), "file": str(subject), "backend": backend, **identity["data"],
              **summary(goal.with_suffix(".jsonl"), artifact, data, ask.save, key), **worked(workers, goal, ask)}

@@ -14,6 +14,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from . import limits
 from .errors import RtsegError
 
 
@@ -24,6 +25,8 @@ def sha256(path):
             return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
     except OSError as error:
         raise RtsegError(f"{path}: {error.strerror}") from None
+    except ValueError as error:     # a name with a NUL in it
+        raise RtsegError(f"{str(path)!r} is no name of a file: {error}") from None
 
 
 def _digest(file):  # hashlib.file_digest came with Python 3.11
@@ -177,9 +180,7 @@ def write_json(path, value):
 def read_json(path):
     """A JSON object. Raises RtsegError where there is none."""
     try:
-        value = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise RtsegError(f"{path}: {error.strerror}") from None
+        value = json.loads(limits.light_json(limits.data(path, limits.JSON_BYTES), path), parse_int=limits.whole)
     except (ValueError, RecursionError) as error:
         raise RtsegError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):

@@ -21,6 +21,7 @@ def fix(source, path, targets, parser="", tell=lambda step, done: None):
     result is not the same network. What no repair reaches is in the verdicts.
     """
     before = check.read(source)
+    graphs.refuse_vast(before, source)
     artifact = read_artifact(source) if sidecar(source).is_file() else None
     if artifact and artifact.kind != "onnx":
         raise RtsegError(f"{source} is an engine, and an ONNX file is rewritten", "name the file that it was built from")

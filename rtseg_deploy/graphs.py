@@ -2,28 +2,65 @@
 import math
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
+from . import limits
 from .errors import RtsegError
 
-LARGEST_FILE = 2**31                # bytes: what protobuf reads
+DAMAGED = "is truncated or not an ONNX file", "a checkpoint is turned into one with rtseg-deploy export"
 
 
-def load(source):
-    """The model in a file, however it may be. Raises RtsegError where there is none."""
+def load(source, held=None):
+    """The model in a file, however it may be; what it keeps in other files is not read. Raises RtsegError where there is none, or it is too large.
+
+    held: the file's bytes, where they have been read.
+    """
+    found = limits.data(source, limits.ONNX_BYTES) if held is None else held
+    limits.refuse_heavy_messages(found, source, onnx.ModelProto.DESCRIPTOR, DAMAGED)
     try:
-        if Path(source).stat().st_size >= LARGEST_FILE:
-            raise RtsegError(f"{source} is larger than the 2 GiB that an ONNX file can be", "check that it is the right file")
-        return onnx.load_from_string(Path(source).read_bytes())
-    except OSError as error:
-        raise RtsegError(f"{source}: {error.strerror}") from None
-    except DecodeError:
-        raise RtsegError(f"{source} is truncated or not an ONNX file", "a checkpoint is turned into one with rtseg-deploy export") from None
+        model = onnx.load_from_string(found)
+    except (DecodeError, UnicodeDecodeError):
+        raise RtsegError(f"{source} {DAMAGED[0]}", DAMAGED[1]) from None
+    for tensor in tensors(model.graph):
+        refuse_unsound(tensor, source)
+    return model
+
+
+def whole(source, held=None):
+    """The model in a file that needs no other file, and no operators but ONNX's own. held: see load. Raises RtsegError."""
+    model = load(source, held)
+    if model.functions:
+        raise RtsegError(f"{source} defines functions of its own, such as {model.functions[0].name}, which cannot be seen into",
+                         "inline them: onnx.save(onnx.inliner.inline_local_functions(onnx.load(F)), G)")
+    for node in (node for graph in graphs(model.graph) for node in graph.node):
+        if node.domain not in ("", "ai.onnx"):
+            raise RtsegError(f"{called(node, source)} is an operator of {node.domain}, not of ONNX",
+                             "export it again without custom operators or a runtime's optimisations")
+    for tensor in (*tensors(model.graph), *sparse_tensors(model.graph)):
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise RtsegError(f"{source} keeps the tensor {tensor.name} in another file", "put all in one: onnx.save(onnx.load(F), G)")
+    return model
+
+
+def called(node, source):
+    """A node, in a few words."""
+    return f"{source}: {node.name or next(iter(node.output), '')} ({node.op_type})"
+
+
+def refuse_unsound(tensor, source):
+    """Raise RtsegError where a tensor is not as large as it says; one that lies in another file is whoever reads that one's to refuse."""
+    if tensor.external_data or tensor.data_location == TensorProto.EXTERNAL:
+        return
+    try:
+        sound = len(tensor.dims) <= limits.SIDES and numpy_helper.to_array(tensor).shape == tuple(tensor.dims)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError):
+        sound = False
+    if not sound:
+        raise RtsegError(f"{source}: the tensor {tensor.name} is not as large as it says", "export it again")
 
 
 def graphs(graph):
@@ -33,6 +70,32 @@ def graphs(graph):
         for attribute in node.attribute:
             for inner in ([attribute.g] if attribute.HasField("g") else attribute.graphs):
                 yield from graphs(inner)
+
+
+def refuse_vast(model, source):
+    """Raise RtsegError where a graph says of a tensor that it is larger than any of a segmentation network."""
+    for name, sides in view(model).shapes.items():
+        if sides is not None and 4 * math.prod(side or 1 for side in sides) > limits.TENSOR_BYTES:
+            limits.refuse(source, f"makes a tensor {name} of {'x'.join(str(side or '?') for side in sides)}, more than {limits.amount(limits.TENSOR_BYTES)}",
+                          "export it for a smaller size")
+
+
+def tensors(graph):
+    """Every tensor that a graph stores."""
+    for inner in graphs(graph):
+        yield from inner.initializer
+        for node in inner.node:
+            for attribute in node.attribute:
+                yield from ([attribute.t] if attribute.HasField("t") else attribute.tensors)
+
+
+def sparse_tensors(graph):
+    """The two tensors of each sparse one."""
+    for inner in graphs(graph):
+        found = [*inner.sparse_initializer]
+        for attribute in (attribute for node in inner.node for attribute in node.attribute):
+            found += [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else attribute.sparse_tensors
+        yield from (part for sparse in found for part in (sparse.values, sparse.indices))
 
 
 def sides_of(value):

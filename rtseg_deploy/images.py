@@ -1,14 +1,21 @@
 """Image file -> pixels -> the network's input; labels -> pictures that a person can look at."""
+import os
+import struct
+import warnings
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
-from . import files
+from . import files, limits
 from .errors import RtsegError, first_line
 
 STREET = Path(__file__).with_name("samples") / "street.png"
+FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP", "PPM", "GIF")    # Pillow reads some by programs of their own: no others
+# what Pillow raises of damaged files
+BROKEN = (SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError, struct.error, zlib.error)
 OPACITY = 0.55                      # of the classes' colours over the image
 
 
@@ -32,9 +39,15 @@ ORIENTATION = 0x0112                # EXIF's tag
 def opened(path):
     """The image in a file as Pillow has it, not decoded yet; what fails of it in the block is said in one line. Raises RtsegError."""
     try:
-        with Image.open(path) as image:
-            yield image
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        with warnings.catch_warnings(), limits.memory(path):
+            warnings.simplefilter("ignore")     # of many pixels Pillow warns; limits refuses
+            if os.stat(path).st_size > limits.IMAGE_BYTES:
+                limits.refuse(path, f"is larger than the {limits.amount(limits.IMAGE_BYTES)} that an image can have")
+            with Image.open(path, formats=FORMATS) as image:
+                if image.width * image.height > limits.PIXELS:
+                    limits.refuse(path, f"has {image.width} x {image.height} pixels, more than the {limits.PIXELS:,} that are taken", "make it smaller")
+                yield image
+    except (UnidentifiedImageError, Image.DecompressionBombError, *BROKEN) as error:
         raise RtsegError(f"{path} is not an image that can be read: {first_line(error)}") from None
     except OSError as error:
         raise RtsegError(f"{path}: {error.strerror or 'the image is truncated'}") from None

@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tokenize import TokenError
 
-from . import backends, files, locks, telemetry
+from . import backends, files, limits, locks, telemetry
 from .device import runner
-from .errors import RtsegError, first_line, printable
+from .errors import RtsegError, first_line, need, printable
 from .locks import quiet
+from .records import has
 
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 RUNNER = (runner.__file__,)                         # TensorRT and ONNX Runtime, here as on a device
@@ -31,7 +32,7 @@ FRAMES = ("frames.py", "kernels.py", "kernels.c", "kernels.h")      # what is ar
 GPU_FRAMES = ("gpuframes.py", "gpukernels.py", "kernels.cu")        # and on a GPU
 POLL_SECONDS = 0.5                                  # a waiting parent must not take time from what is timed
 TELEMETRY = "telemetry.jsonl"                       # rows of sampler.py
-LOG_BYTES = 1 << 16                                 # of a worker's last words
+LOG_BYTES, LOG_LINE = 1 << 16, 1 << 12              # of a worker's last words, and of one of them
 ALONE = {"time": True, "profile": True, "build": False, "label": False, "infer": False}     # on this machine, see locks.machine; the others are short
 
 # action -> names and types of what its good result has, at least: a device may answer anything
@@ -59,6 +60,8 @@ def on_backend(action, path, artifact, backend, arrays, threads=None, own=None, 
 
     threads: all of this process's processors if not given. own: the arguments of own.load, for a network that only its own code can build.
     """
+    if artifact.kind == "onnx":
+        refuse_outside(path)
     own_worker = backend in runner.SESSIONS
     parent = {} if own_worker else dict(artifact.parent)     # where a checkpoint lies is nobody else's business
     if "file" in parent:
@@ -75,6 +78,19 @@ def on_backend(action, path, artifact, backend, arrays, threads=None, own=None, 
         beside += GPU_FRAMES
     return Job(request, {f"network.{artifact.kind}": Path(path), **{name: Path(runner.__file__).with_name(name) for name in beside},
                          **dict(zip(names, map(saved, arrays)))}, labels, RUNNER if own_worker else BACKENDS, {f"network.{artifact.kind}": artifact.sha256})
+
+
+def refuse_outside(path):
+    """Raise RtsegError for an ONNX file that would have a runtime read other files: weights that lie elsewhere, an engine of Microsoft's EPContext.
+
+    Files that need no look, all of ours, hold none of these words; what only measures has no onnx to look with.
+    """
+    data = Path(path).read_bytes()
+    if any(word in data for word in (b"location", b"com.microsoft")):
+        need("onnx")
+        from . import graphs
+
+        graphs.whole(path)
 
 
 def saved(array):
@@ -107,18 +123,14 @@ def labels(path):
     import numpy as np
 
     try:
+        if path.stat().st_size > limits.LABEL_BYTES:
+            limits.refuse(path.name, f"made on the device, is larger than the {limits.amount(limits.LABEL_BYTES)} that labels can have", "run it again")
         found = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, TypeError, SyntaxError, TokenError, ArithmeticError, RecursionError, MemoryError, OSError) as error:
         raise RtsegError(f"{path.name}, made on the device, is no array: {first_line(error)}", "run it again") from None
     if found.ndim != 2 or not np.issubdtype(found.dtype, np.integer):
         raise RtsegError(f"{path.name}, made on the device, holds {found.dtype} of shape {found.shape} and no labels", "run it again")
     return np.array(found)
-
-
-def has(value, kinds):
-    """Whether it is an object with these names, each of that type, or of those in it."""
-    return isinstance(value, dict) and all(has(value.get(name), kind) if isinstance(kind, dict) else isinstance(value.get(name), kind)
-                                           for name, kind in kinds.items())
 
 
 def sound(action, result):
@@ -160,10 +172,16 @@ def ran(job, place=None, tell=quiet, take=lambda folder: None):
         take(Path(folder))
         result = files.read_json(Path(folder, "result.json"))
         if result.get("ok") is not True:
-            raise RtsegError(result.get("error", "the job failed and does not say why"), result.get("fix", ""))
+            raise failed(result, place)
         if not sound(job.request["action"], result):
             raise RtsegError(f"what came back of the job to {job.request['action']} is no result of it", "run it again")
         yield result, Path(folder)
+
+
+def failed(result, place):
+    """The error of a worker's result. What a device proposes to type is its word, not ours."""
+    fix = str(result.get("fix", ""))[:LOG_LINE]
+    return RtsegError(str(result.get("error", "the job failed and does not say why"))[:LOG_LINE], f"{place.name} says: {fix}" if place and fix else fix)
 
 
 def probe(place=None, tell=quiet, **needed):
@@ -187,9 +205,14 @@ def prepared(job, folder, **more):
     if "threads" in request:
         request["threads"] = request["threads"] or cpus()
     (folder / "job.json").write_text(json.dumps(request))
-    path = os.pathsep.join([str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])])
     backend = getattr(backends.find(request["backend"]), "ENVIRONMENT", {}) if job.worker == BACKENDS else {}
-    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", **backend}
+    return {**environment(), **backend}
+
+
+def environment():
+    """Of a process of ours in any folder: it imports this package, and nothing from where it runs."""
+    path = os.pathsep.join([str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 class Here:
@@ -236,10 +259,11 @@ def follow(process, tell):
             return rest.decode(errors="replace")
         *lines, buffer = (buffer + (block or b"")).split(b"\n")
         for line in lines:
-            if line.startswith(runner.REPORT):
+            if line.startswith(runner.REPORT) and len(line) < LOG_BYTES:
                 event, since = reported(line) or event, time.monotonic()
             else:
                 rest = (rest + line + b"\n")[-LOG_BYTES:]
+        buffer = buffer[-LOG_BYTES:]    # of a line that does not end
         if event is not None:
             done = event.get("done")
             if "expected_s" in event:

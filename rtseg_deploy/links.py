@@ -161,7 +161,7 @@ def of_file(path, trained, resolution, normalisation=None, place=None, tell=laun
     if artifact.kind == "engine":
         return of_engine(path, read_artifact(path), reading, place, tell)
     notes = () if sha256(path) == artifact.sha256 else (f"{path} was changed after {sidecar(path).name} was written",)
-    return of_graph(step_of(artifact.precision), str(path), graphs.load(path), artifact.precision, reading, notes)
+    return of_graph(step_of(artifact.precision), str(path), graphs.whole(path), artifact.precision, reading, notes)
 
 
 def refuse_other(path, artifact, trained, resolution):
@@ -174,7 +174,7 @@ def refuse_other(path, artifact, trained, resolution):
 
 def of_stranger(path, trained, resolution, normalisation, assumed):
     """An ONNX file without a sidecar: what it does not say of itself is taken to be as the checkpoint has it."""
-    model = graphs.load(path)
+    model = graphs.whole(path)
     found = original.interface(model, path, resolution)
     seen = original.observed(found, proof.pictures(resolution, asdict(own.NORMALISATIONS[normalisation]), found.kind)["street"])
     graph, _ = adopt.fixed(found, seen)

@@ -4,9 +4,9 @@ import hashlib
 import io
 import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from . import files
+from . import files, limits
 from .errors import RtsegError, first_line
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
@@ -14,7 +14,8 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
 
 def natural(name):
     """Sorts frame 2 before frame 10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", str(name))]
+    # every other part is digits; there are some that int does not take, and numbers that are too long for it
+    return [part if place % 2 == 0 else (len(digits := part.lstrip("0")), digits) for place, part in enumerate(re.split(r"([0-9]+)", str(name)))]
 
 
 def entries(folder):
@@ -34,20 +35,16 @@ def subfolders(folder):
     return [path for path in entries(folder) if path.is_dir()]
 
 
-def text_of(path):
-    """A text file, without the mark that some editors put before it. Raises RtsegError."""
-    try:
-        return Path(path).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise RtsegError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise RtsegError(f"{path} is not UTF-8 text: {first_line(error)}", "save it as UTF-8") from None
+def refuse_leaving(name, folder, where):
+    """Raise RtsegError for a name in a file, at `where`, that leads out of a folder: neither's rules may be evaded on the other's machine."""
+    if any(kind(name).is_absolute() or ".." in kind(name).parts for kind in (PurePosixPath, PureWindowsPath)):
+        raise RtsegError(f"{where}: {name} leaves the folder {folder}", "name files below it")
 
 
 def table(path):
     """Cells of each line of a CSV file that is not empty. Raises RtsegError."""
     try:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text_of(path), newline=""), strict=True)]
+        rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(limits.text(path), newline=""), strict=True)]
     except csv.Error as error:
         raise RtsegError(f"{path} is not CSV: {first_line(error)}") from None
     return [row for row in rows if any(row)]
@@ -77,10 +74,11 @@ def listed(source, count=None, seed=0, folder=None):
 
 def named(path, folder):
     """Path -> sha256 or "" of the lines of a list. Raises RtsegError."""
-    rows = table(path) if path.suffix.lower() == ".csv" else [[line.strip()] for line in text_of(path).splitlines() if line.strip()]
+    rows = table(path) if path.suffix.lower() == ".csv" else [[line.strip()] for line in limits.text(path).splitlines() if line.strip()]
     rows = rows[1:] if rows and rows[0][0].lower() in ("name", "image") else rows
     found = {}
     for name, *rest in rows:
+        refuse_leaving(name, folder, path)
         one = folder / name
         if one in found:
             raise RtsegError(f"{path} lists {name} twice")

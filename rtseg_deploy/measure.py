@@ -29,7 +29,7 @@ def measure(subject, resolutions, ask, dialect=None, how=None, tell=lambda step,
         if not resolutions:
             raise RtsegError(f"{subject} has no size of its own", "add --resolution HxW")
         protocol = facts.protocol(ask.protocol)
-        options = {name: getattr(protocol, name) for name in ("input", "output", "precision") if getattr(protocol, name)}
+        options = options_of(protocol)
         classes = how.get("classes")
         options.update({name: value for name, value in how.items() if name != "classes"})
         return exported(lambda checkpoints: named(subject, dialect, classes, checkpoints), resolutions, options, ask, tell, work)
@@ -42,6 +42,11 @@ def measure(subject, resolutions, ask, dialect=None, how=None, tell=lambda step,
             options = {name: getattr(artifact, name) for name in ("opset", "precision", "output", "input", "class_set")}
             done += exported(lambda checkpoints: checkpoints.origin(artifact), [resolution], options, ask, tell, work)
     return done
+
+
+def options_of(protocol):
+    """The options of export.export that a protocol fixes."""
+    return {name: getattr(protocol, name) for name in ("input", "output", "precision") if getattr(protocol, name)}
 
 
 def named(subject, dialect, classes, checkpoints):

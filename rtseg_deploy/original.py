@@ -1,4 +1,5 @@
 """An ONNX file from elsewhere: read without trusting it, and seen to be a segmentation network of one input and one output."""
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,13 +8,13 @@ import onnxruntime
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
-from . import proof
+from . import limits, proof
 from .errors import RtsegError, first_line
-from .graphs import graphs, load, sides_of
+from .graphs import called, graphs, refuse_vast, sides_of, whole
 from .records import size
 
 LONGEST_SIDE = 16384                # pixels
-MOST_CLASSES = 10_000
+MOST_CLASSES = limits.CLASSES
 RUNTIME_ERRORS = (UnicodeDecodeError, *(kind for kind in vars(runtime).values() if isinstance(kind, type) and issubclass(kind, Exception)))
 # element type, Artifact.input, sides; None is the height, then the width
 INPUTS = [(TensorProto.FLOAT, "normalised", (1, 3, None, None)),
@@ -52,7 +53,8 @@ class Original:
 
         def run(picture):
             try:
-                return session.run(None, {self.input: picture.fed}, quiet)
+                with limits.memory(self.file, limits.MEMORY + limits.PER_PIXEL * math.prod(self.resolution)):   # a shape can depend on the picture
+                    return session.run(None, {self.input: picture.fed}, quiet)
             except RUNTIME_ERRORS as error:
                 raise failed(error) from None
         return run
@@ -73,16 +75,10 @@ class Result:
 
 def read(source):
     """The model in a file, whole and in plain ONNX. Raises RtsegError."""
-    model = load(source)
-    if model.functions:
-        raise RtsegError(f"{source} defines functions of its own, such as {model.functions[0].name}, which cannot be seen into",
-                         "inline them: onnx.save(onnx.inliner.inline_local_functions(onnx.load(F)), G)")
+    model = whole(source)
     for graph in graphs(model.graph):
         for node in graph.node:
             refuse_node(node, source)
-    for tensor in tensors(model.graph):
-        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-            raise RtsegError(f"{source} keeps the tensor {tensor.name} in another file", "put all in one: onnx.save(onnx.load(F), G)")
     for entry in (*model.opset_import, *(node for graph in graphs(model.graph) for node in graph.node)):
         entry.domain = "" if entry.domain == "ai.onnx" else entry.domain  # two names of one; the checker knows one
     try:
@@ -93,25 +89,14 @@ def read(source):
 
 
 def refuse_node(node, source):
-    """Raise RtsegError for a node that only another program understands, or that the passes cannot see into."""
-    name = f"{source}: {node.name or next(iter(node.output), '')} ({node.op_type})"
-    if node.domain not in ("", "ai.onnx"):
-        raise RtsegError(f"{name} is an operator of {node.domain}, not of ONNX", "export it again without custom operators or a runtime's optimisations")
+    """Raise RtsegError for a node that the passes cannot see into."""
+    name = called(node, source)
     if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute) and node.op_type != "If":
         raise RtsegError(f"{name} holds a graph within the graph", "export it again without loops")
     if any(attribute.HasField("sparse_tensor") or attribute.sparse_tensors for attribute in node.attribute):
         raise RtsegError(f"{name} holds a sparse tensor", "export it with dense ones")
     if "Linear" in str(node.op_type) or str(node.op_type).endswith("Integer"):  # a name that is no text is bytes; the checker refuses it later
         raise RtsegError(f"{name}: the network is quantised", "take the FP32 file that it was made from")
-
-
-def tensors(graph):
-    """Every tensor that a graph stores."""
-    for inner in graphs(graph):
-        yield from inner.initializer
-        for node in inner.node:
-            for attribute in node.attribute:
-                yield from ([attribute.t] if attribute.HasField("t") else attribute.tensors)
 
 
 # ---- what goes in
@@ -135,7 +120,21 @@ def interface(model, source, resolution):
     kind, found = layout(given[0], source)
     height, width = agreed([side for side, known in found if known is None], resolution, given[0].name, source)
     sides = iter((height, width))
-    return Original(str(source), model, given[0].name, kind, tuple(next(sides) if known is None else known for _, known in found), (height, width))
+    original = Original(str(source), model, given[0].name, kind, tuple(next(sides) if known is None else known for _, known in found), (height, width))
+    refuse_vast(at_size(original), source)
+    return original
+
+
+def at_size(original):
+    """The model with the sides of its input said, and no others."""
+    model = onnx.ModelProto()
+    model.CopyFrom(original.model)
+    del model.graph.value_info[:], model.graph.output[0].type.tensor_type.shape.dim[:]
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    dims = next(value for value in model.graph.input if value.name == original.input).type.tensor_type.shape.dim
+    for dim, side in zip(dims, original.sides):
+        dim.dim_value = side
+    return model
 
 
 def layout(value, source):

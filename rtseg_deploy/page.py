@@ -10,7 +10,7 @@ from rich.text import Text
 
 from . import __version__, files, locks, plots
 from .records import size
-from .report import markdown_table, milliseconds
+from .report import markdown_table, milliseconds, no_markup
 from .results import Result
 
 FORMATS = ("markdown", "csv", "json", "html")
@@ -139,7 +139,7 @@ def printed(part):
         return table
     console = Console(width=MANY * len(part["headings"]), file=io.StringIO())
     console.print(table)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+    return Text("\n".join(line.rstrip() for line in console.file.getvalue().splitlines()), no_wrap=True, overflow="ignore")
 
 
 def drawn(rows):
@@ -169,37 +169,42 @@ def write(summary, folder, formats=FORMATS):
 def markdown(summary):
     parts = ["# Speed report"]
     for title, common, figures in grouped(summary):
-        parts += [f"## {title}", markdown_table(table_of(figures)), bullets(remarks(common, figures))]
+        parts += [f"## {no_markup(title)}", markdown_table(table_of(figures)), bullets(remarks(common, figures))]
     for part in summary["papers"]:
-        parts += [f"## {title_of(part)}", markdown_lines(part["headings"], part["rows"]), bullets(part["footnotes"])]
+        parts += [f"## {no_markup(title_of(part))}", markdown_lines(part["headings"], part["rows"]), bullets(part["footnotes"])]
         parts += [measured(part) and markdown_table(compared_rows(part)), bullets(part["said"])]
     shared = summary["conditions"]["shared"]
     parts += ["## Conditions"] + [markdown_lines(["", "all figures"], shared.items())] * bool(shared)
     for figure, own in zip(summary["figures"], summary["conditions"]["each"]):
-        parts += [f"### {figure['number']}: {figure['network']} {figure['resolution']} {figure['backend']}",
+        parts += [no_markup(f"### {figure['number']}: {figure['network']} {figure['resolution']} {figure['backend']}"),
                   markdown_lines(["", "value"], {"result": figure["result"], "sha256": figure["sha256"], **own}.items())]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def bullets(lines):
-    return "\n".join(f"* {line}" for line in lines)
+    return "\n".join(f"* {no_markup(line)}" for line in lines)
 
 
 def markdown_lines(headings, rows):
     """As report.markdown_table, for headings that may be alike."""
     lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(text.replace("|", "\\|").replace("\n", "<br>") for text in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(no_markup, line)) + " |" for line in lines)
 
 
 def lines(rows):
     """CSV with a line for each row, every number as it is."""
-    plain = [{name: "; ".join(map(str, value)) if isinstance(value, list) else value for name, value in row.items() if not isinstance(value, dict)}
-             for row in rows]
+    plain = [{name: no_formula("; ".join(map(str, value)) if isinstance(value, list) else value) for name, value in row.items()
+              if not isinstance(value, dict)} for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for row in plain for name in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(plain)
     return text.getvalue()
+
+
+def no_formula(value):
+    """A cell of CSV that a spreadsheet does not compute: a machine can call itself =HYPERLINK(…)."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def rendered(template, filters, **values):

@@ -3,13 +3,15 @@
 Keys at the top hold for every row that does not say otherwise; a row names a network, a checkpoint or an artifact. A plan is taken whole or
 not at all: what would be run wrongly, twice, or as another figure than it says, is refused before anything runs.
 """
+import os
 import sys
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 
-from . import facts, models
+from . import facts, limits, models
 from .errors import RtsegError
+from .lists import refuse_leaving
 from .records import OUTPUTS, size
 
 if sys.version_info >= (3, 11):
@@ -72,14 +74,17 @@ def read(path):
     title, listed = written.pop("title", ""), written.pop("row", [])
     if not isinstance(title, str) or not isinstance(listed, list) or not listed or not all(isinstance(row, dict) for row in listed):
         raise RtsegError(f"{path} has no rows to time", 'write at least: row = [{ network = "sgcpnet", resolution = "1024x2048" }]')
+    if len(listed) > limits.PLAN_ROWS:
+        limits.refuse(path, f"has {len(listed):,} rows, more than {limits.PLAN_ROWS:,}", "split it")
     checked(written, f"{path}, above the rows")
-    rows = []
+    rows, seen = [], set()
     for number, own in enumerate(listed, 1):
         where = f"{path}, row {number}"
         checked(own, where)
         row = made(written, own, path.parent, where)
-        if row in rows or row.figure and row.figure in (other.figure for other in rows):
+        if {row, row.figure} & seen:
             raise RtsegError(f"{where} says what an earlier row says", "remove one of them")
+        seen |= {row, row.figure} - {""}
         rows.append(row)
     return Plan(path.stem, title, tuple(rows))
 
@@ -87,10 +92,8 @@ def read(path):
 def parsed(path):
     """The tables of a TOML file."""
     try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise RtsegError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:     # UnicodeDecodeError and TOMLDecodeError
+        return tomllib.loads(limits.light_toml(path))
+    except (ValueError, RecursionError) as error:
         raise RtsegError(f"{path} is not a plan: {error}", "engines/README.md says how one looks") from None
 
 
@@ -133,7 +136,7 @@ def made(defaults, own, folder, where):
     if subject == "network":
         fits(row, where)
     else:
-        row = replace(row, **{subject: str(present(folder / row.subject, where))})
+        row = replace(row, **{subject: str(present(folder, row.subject, where))})
     if row.figure:
         agrees(row, where)
     return row
@@ -147,8 +150,10 @@ def sides(text, where):
     return tuple(map(int, parts))
 
 
-def present(path, where):
-    if not path.is_file():
+def present(folder, name, where):
+    refuse_leaving(name, folder, where)
+    path = folder / name
+    if not os.path.isfile(path):    # Path.is_file fails where a name is too long
         raise RtsegError(f"{where}: {path}: no such file", "paths begin at the plan's folder")
     return path
 

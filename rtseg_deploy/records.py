@@ -2,12 +2,13 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
-from . import files
+from . import files, limits
 from .errors import RtsegError
 
 FORMAT = 3  # of every JSON file written here; 1: first, 2: kinds of input, 3: protocols
@@ -67,10 +68,30 @@ def from_json(value, where):
     sound = sound and all(type(side) is int and side > 0 for side in (*value["resolution"], *value["network_input"], value["classes"], value["weights_bytes"]))
     sound = sound and value["kind"] in ("onnx", "engine") and value["precision"] in PRECISIONS and value["output"] in OUTPUTS and value["input"] in INPUTS
     sound = sound and re.fullmatch(r"[\w.-]+", value["model"]) and not value["model"].startswith(".")
+    sound = sound and math.prod(value["resolution"]) <= limits.PIXELS >= math.prod(value["network_input"]) and value["classes"] <= limits.CLASSES
+    sound = sound and all(has(value["checks"], {name: kind}) for name, kind in CHECKS.items() if name in value["checks"]) and born(value["parent"])
     sound = sound and all(numbers(value["normalisation"].get(name)) for name in ("mean", "std")) and isinstance(value["checks"].get("parity"), dict)
     if not sound:
         raise RtsegError(f"{where} is damaged", "export the checkpoint again")
     return Artifact(**value)
+
+
+# of what is in an Artifact's checks, where it is there: what is relied on
+TENSOR = {"name": str, "type": str, "shape": list}
+CHECKS = {"built": {"runtime": str, "version": str, "compute_capability": str}, "bytes": int, "tensors": {"input": TENSOR, "output": TENSOR},
+          "layers": {"fp16": int, "fp32": int, "fp32_names": list}, "accuracy": dict, "fold": dict, "kept_fp32": dict, "int8": dict}
+PARENT = {"file": str, "sha256": str, "seed": int, "factory": str}
+
+
+def born(parent):
+    """Whether an Artifact's parent is one: a file has its sha256."""
+    return ("file" in parent) == ("sha256" in parent) and all(has(parent, {name: kind}) for name, kind in PARENT.items() if name in parent)
+
+
+def has(value, kinds):
+    """Whether it is an object with these names, each of that type, or of those in it."""
+    return isinstance(value, dict) and all(has(value.get(name), kind) if isinstance(kind, dict) else isinstance(value.get(name), kind)
+                                           for name, kind in kinds.items())
 
 
 def numbers(value):

@@ -180,7 +180,12 @@ def brackets(rows, width=20):
 def markdown_table(rows):
     """The same for a document."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
-    return "\n".join("| " + " | ".join(cell(value).replace("|", "\\|") for value in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(no_markup(cell(value)) for value in line) + " |" for line in lines)
+
+
+def no_markup(text):
+    """A cell's text, which a name in a file makes neither more cells of, nor lines, nor HTML."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", "<br>")
 
 
 def cell(value):

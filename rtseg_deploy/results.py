@@ -7,7 +7,7 @@ from pathlib import Path
 from . import backends, facts, files
 from .errors import RtsegError
 from .launch import has
-from .records import FORMAT, size
+from .records import FORMAT, PRECISIONS, size
 
 KIND = "benchmark"
 AGAIN = "time it again with rtseg-deploy bench"
@@ -129,7 +129,7 @@ def mean(values):
 def read(paths, warn):
     """The Results in files and folders, in order, each file once; warn(line) gets what is wrong with the others. Raises RtsegError: none is left."""
     found = {}
-    for path in dict.fromkeys(one for given in map(Path, paths) for one in sorted(given.rglob("*.json")) or [given]):
+    for path in dict.fromkeys(one for given in map(Path, paths) for one in sorted(filter(Path.is_file, given.rglob("*.json"))) or [given]):
         try:
             result = read_one(path)
             found.setdefault(result.sha256, result)
@@ -161,7 +161,7 @@ def whole(value):
     if not has(value, WHOLE):
         return False
     artifact, statistics = value["artifact"], value["statistics"]
-    return (bool(value["runs"]) and all(map(whole_run, value["runs"])) and value["protocol"] in facts.protocols() and artifact["precision"] in ("fp32", "fp16")
+    return (bool(value["runs"]) and all(map(whole_run, value["runs"])) and value["protocol"] in facts.protocols() and artifact["precision"] in PRECISIONS
             and all(len(pair) == 2 and all(type(side) is int and side > 0 for side in pair) for pair in (value["resolution"], artifact["network_input"]))
             and all(has(one, {"flag": str, "says": str}) for one in value["warnings"]) and all(isinstance(one, str) for one in value["notes"])
             and all(map(number, value["same_labels"].values())) and all(statistics.get(name) is None or number(statistics[name]) for name in SOMETIMES)

@@ -1,12 +1,15 @@
 """Checkpoint file -> the state dict in it, without what training code wraps around it. Nothing in the file is executed."""
+import os
 import pickle
 import re
 import struct
 import warnings
+import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import limits
 from .errors import RtsegError, need
 
 # Training code wraps weights in these, in this order of preference, and DataParallel, Lightning and torch.compile prefix their keys
@@ -33,16 +36,34 @@ class Saved:
 def read(path):
     """The object in a checkpoint file, only tensors and plain values. Raises RtsegError."""
     torch = need("torch")
+    refuse_large(path)
     if is_safetensors(path):
         return read_safetensors(path)
     try:
-        with torch.serialization.safe_globals(_values()), warnings.catch_warnings():
+        with limits.memory(path), torch.serialization.safe_globals(_values()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise RtsegError(f"{path}: {error.strerror or 'cannot be read'}") from None
     except BROKEN as error:
         raise _unreadable(path, str(error)) from None
+
+
+def refuse_large(path):
+    """Raise RtsegError where a file, or what is packed in it, takes more memory than weights do: PyTorch unpacks whatever it finds."""
+    try:
+        size, members = os.stat(path).st_size, 0
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                members = len(archive.infolist())
+                size = max(size, sum(one.file_size for one in archive.infolist()))
+    except OSError as error:
+        raise RtsegError(f"{path}: {error.strerror or 'cannot be read'}") from None
+    except (zipfile.BadZipFile, NotImplementedError, *BROKEN) as error:
+        raise _unreadable(path, str(error)) from None
+    if size > limits.CHECKPOINT_BYTES or members > limits.CHECKPOINT_MEMBERS:
+        limits.refuse(path, f"holds more than {limits.amount(limits.CHECKPOINT_BYTES)} or {limits.CHECKPOINT_MEMBERS:,} parts",
+                      "save the weights alone: torch.save(model.state_dict(), 'weights.pth')")
 
 
 def is_safetensors(path):
@@ -74,21 +95,36 @@ class Beside:
         pass
 
 
-# of argument parsers, mmengine's log of losses, and folders
-TRAINING_OBJECTS = ("argparse.Namespace", "mmengine.logging.history_buffer.HistoryBuffer",
-                    *(f"{module}.{kind}Path" for module in ("pathlib", "pathlib._local") for kind in ("Posix", "Windows")))
+class Kind(Beside):
+    """Stands for numpy's dtype: its name, such as f8. numpy's own takes flags from the file, with which bytes become addresses."""
+
+    def __init__(self, name, *_):
+        self.name = name
+
+
+def number(kind, data):
+    """The number of numpy's that was saved as a kind and bytes: a best score, an epoch. Raises ValueError for anything else."""
+    import numpy as np
+
+    if not isinstance(kind, Kind) or kind.name not in NUMBERS:
+        raise ValueError("no number of numpy's")
+    value, = np.frombuffer(data if isinstance(data, bytes) else data.encode("latin1"), kind.name)
+    return value
+
+
+NUMBERS = ("f2", "f4", "f8", "i4", "i8", "u1", "b1")
+# of argument parsers, mmengine's log of losses, and folders; numpy's arrays are never weights here
+TRAINING_OBJECTS = ("argparse.Namespace", "mmengine.logging.history_buffer.HistoryBuffer", "numpy.ndarray",
+                    *(f"{module}.{kind}Path" for module in ("pathlib", "pathlib._local") for kind in ("Posix", "Windows")),
+                    *(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")))
 
 
 def _values():
-    """What training code stores beside the weights, a best score or a log, and that runs nothing: numpy's numbers and arrays, stand-ins.
+    """What training code stores beside the weights, a best score or a log: stand-ins, none of which runs anything or takes what the file asks for.
 
     numpy 2 renamed the module that its scalars and arrays name.
     """
-    import numpy as np
-    multiarray = (getattr(np, "_core", None) or np.core).multiarray
-    builders = [(function, f"numpy.{core}.multiarray.{function.__name__}") for core in ("core", "_core")
-                for function in (multiarray.scalar, multiarray._reconstruct)]
-    return [*builders, np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")),
+    return [(Kind, "numpy.dtype"), *((number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
             *((Beside, name) for name in TRAINING_OBJECTS)]
 
 
@@ -122,6 +158,8 @@ def tensors(value, path="checkpoint"):
         state = without_training({k.removeprefix(prefix): v for k, v in state.items()})
     if not state:
         raise nothing_in(value, path)
+    if 4 * sum(v.numel() for v in state.values()) > limits.CHECKPOINT_BYTES:
+        limits.refuse(path, f"has weights of more than {limits.amount(limits.CHECKPOINT_BYTES)}")
     kinds = Counter(str(v.dtype).removeprefix("torch.") for v in state.values() if v.is_floating_point())
     for key, tensor in state.items():
         refuse_unusual(key, tensor, path)
@@ -153,6 +191,8 @@ def refuse_unusual(key, value, path):
     torch = need("torch")
     if value.layout is not torch.strided or value.is_meta or value.is_quantized:
         raise RtsegError(f"{path}: {key} is not a plain dense tensor", "save the weights before they are quantised or made sparse")
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():     # one number can stand for any size, until it is computed with
+        raise RtsegError(f"{path}: {key} is larger than what is stored of it", "save the weights as they were trained")
     if not value.is_floating_point() and not key.endswith(COUNTER):
         raise RtsegError(f"{path}: {key} holds {str(value.dtype).removeprefix('torch.')}, weights are floating-point", "save the weights as they were trained")
     if value.is_floating_point() and not torch.isfinite(value.float()).all():

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import resource
 import shlex
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from . import files, locks
+from . import files, limits, locks
 from .device import runner
 from .errors import RtsegError
 from .launch import BACKENDS, digest, last_line, refuse_other, watched
@@ -30,6 +31,9 @@ BUSY, NO_FOLDER = 75, 73            # exit statuses of the scripts below
 KILLED = 128                        # exit status of what a signal ended, less the signal
 OLD_DAYS = 7                        # after which what is left of a job that was never finished goes, there and here
 READY = b"@rtseg-deploy"            # the line after which a script prints: what a user's shell greets with comes before it
+MOST_SAID = 1 << 20                 # bytes that a shell greets with, or a script prints
+MOST_ERRORS = 1 << 26               # bytes that ssh and what it runs there may complain in
+MOST_TEXT, MOST_RESULT = limits.JSON_BYTES, limits.ARCHIVE_BYTES        # of a result.json, and of what else a job makes
 
 # one job at a time: what is timed there must not share the device with what is built, or copied
 ALONE = (f'c="${{XDG_CACHE_HOME:-$HOME/.cache}}/rtseg-deploy"; umask 077; mkdir -p "$c/jobs" && exec 9>"$c/busy" || exit {NO_FOLDER}; '
@@ -93,8 +97,9 @@ class Ssh:
         """Copy what is not there yet, run it, copy what came of it."""
         held = connection.held(there)
         if job.request["action"] != "build" or "result.json" not in held:   # a figure is of now
+            whole = connection.unchanged(there, hashes, held)
             for name, source in contents.items():
-                if name not in held:    # it gets its name only when its hash is right
+                if name not in whole:   # it gets its name only when its hash is right
                     connection.send(source, f"{there}/{name}", hashes[name], held.get(name + ".part", 0), tell)
             connection.start(there, tell, job.request["action"])
         connection.fetch(there, "result.json", folder, tell)
@@ -109,6 +114,12 @@ def blocks(source, begin):
         file.seek(begin)
         while block := file.read(BLOCK):
             yield file.tell() - len(block), block
+
+
+def few_complaints():
+    """Of the process that ssh is to be: what it writes to files is no more than that, whatever it is told from there."""
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MOST_ERRORS if most == resource.RLIM_INFINITY else min(most, MOST_ERRORS), most))
 
 
 def cache():
@@ -130,7 +141,8 @@ class Connection:
         self.goes = True            # whether the job's folder there is to be removed after an error: no other run works in it or can go on with it
         self.scratch = tempfile.TemporaryDirectory(prefix="rtseg-ssh-", dir="/tmp")     # a socket's path has at most 107 bytes: TMPDIR may be longer
         options = {"ControlMaster": "auto", "ControlPath": f"{self.scratch.name}/c", "ControlPersist": "60", "ConnectTimeout": "15",
-                   "ServerAliveInterval": "5", "ServerAliveCountMax": "3", "BatchMode": "no" if os.isatty(0) else "yes"}
+                   "ServerAliveInterval": "5", "ServerAliveCountMax": "3", "BatchMode": "no" if os.isatty(0) else "yes",
+                   "ForwardAgent": "no", "ForwardX11": "no"}      # a device gets no use of this user's keys and screen
         port = ["-p", str(place.port)] if place.port else []
         who = f"{place.user}@{place.host}" if place.user else place.host
         self.ssh = ["ssh", "-T", *(part for name, value in options.items() for part in ("-o", f"{name}={value}")), *port, who]
@@ -155,18 +167,28 @@ class Connection:
         """
         with tempfile.TemporaryFile() as said:
             command = self.command(f"echo; echo {READY.decode()}; {script}")
-            with contextlib.suppress(BrokenPipeError), subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, **pipes) as process:
-                while (line := process.stdout.readline()) and line.rstrip(b"\n") != READY:
-                    pass
+            with contextlib.suppress(BrokenPipeError), subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, preexec_fn=few_complaints,
+                                                                        **pipes) as process:
+                greeted = 0
+                while (line := process.stdout.readline(MOST_SAID)) and line.rstrip(b"\n") != READY:
+                    greeted = self.bounded(greeted + len(line))
                 yield process
             if process.returncode:
                 said.seek(0)
-                self.refuse(process.returncode, said.read().decode(errors="replace"))
+                self.refuse(process.returncode, said.read(MOST_SAID).decode(errors="replace"))
+
+    def bounded(self, size, most=MOST_SAID, what="prints"):
+        """A size that is not too large. Raises RtsegError."""
+        if size > most:
+            raise RtsegError(f"{self.place.host} {what} more than the {limits.amount(most)} that are taken", f"look there: ssh {self.where}")
+        return size
 
     def output(self, script):
         """What a script prints there. Raises RtsegError."""
         with self.running(script, stdin=subprocess.DEVNULL) as process:
-            return os.fsdecode(process.stdout.read())
+            found = process.stdout.read(MOST_SAID + 1)
+            self.bounded(len(found))
+            return os.fsdecode(found)
 
     def refuse(self, status, said):
         """Raise RtsegError for what ssh, or a command there, said."""
@@ -192,13 +214,22 @@ class Connection:
 
     def folder(self, identity):
         """The job's folder there, made if need be; what is older than a week in its neighbourhood goes."""
-        return self.output(f'{ALONE}set -e; cd "$c/jobs"; find . -mindepth 1 -maxdepth 1 -type d -mtime +{OLD_DAYS} -exec rm -rf {{}} +; '
-                           f"mkdir -p {identity}; cd {identity}; touch .; pwd").rstrip("\n")
+        there = self.output(f'{ALONE}set -e; cd "$c/jobs"; find . -mindepth 1 -maxdepth 1 -type d -mtime +{OLD_DAYS} -exec rm -rf {{}} +; '
+                            f"mkdir -p {identity}; cd {identity}; touch .; pwd").rstrip("\n")
+        if not (there.startswith("/") and there.endswith(f"/{identity}") and "\0" not in there):
+            raise RtsegError(f"{self.place.host} does not tell where its folder for jobs is", f"look there: ssh {self.where} pwd")
+        return there
 
     def held(self, there):
         """Name -> bytes of every file in that folder."""
         lines = self.output(f'cd {shlex.quote(there)} && for f in *; do [ -f "$f" ] && wc -c < "$f" && echo "$f"; done; true').split("\n")
-        return {name: int(size) for size, name in zip(lines[::2], lines[1::2])}
+        return {name: int(size) for size, name in zip(lines[::2], lines[1::2]) if re.fullmatch(" *[0-9]{1,18}", size)}
+
+    def unchanged(self, there, hashes, held):
+        """The names of what a job reads that are in that folder and are what they were when they came: who else may write there may have changed them."""
+        names = [name for name in hashes if name in held]
+        lines = self.output(f"cd {shlex.quote(there)} && sha256sum {shlex.join(names)}").splitlines() if names else []
+        return {name for name in names if f"{hashes[name]}  {name}" in lines}
 
     def send(self, source, goal, sha256, begin, tell):
         """Copy a file there, from byte `begin` on: where the last copy was cut."""
@@ -215,7 +246,7 @@ class Connection:
         """Run the worker there to its end."""
         script = (f"{ALONE}cd {shlex.quote(there)} && rm -f result.json || exit {NO_FOLDER}; "
                   f"PYTHONDONTWRITEBYTECODE=1 {shlex.quote(self.place.python)} runner.py job.json result.json; exit $?")    # sh stays, to tell its signal
-        status, said = watched(self.command(script), lambda step, done: tell(f"{self.place.host}: {step}", done))
+        status, said = watched(self.command(script), lambda step, done: tell(f"{self.place.host}: {step}", done), preexec_fn=few_complaints)
         if status in (126, 127):
             raise RtsegError(f"there is no {self.place.python} on {self.place.host}",
                              f"install Python 3 there, or name it: --on ssh://{self.place.url.split('/')[2]}/path/of/python3")
@@ -231,7 +262,7 @@ class Connection:
         told = self.output(f"cd {shlex.quote(there)} && wc -c < {name} && sha256sum < {name}").split()
         if len(told) < 2 or not (told[0].isdecimal() and re.fullmatch("[0-9a-f]{64}", told[1])):
             raise RtsegError(f"{self.place.host} does not tell the sha256 of {name}", f"look there: ssh {self.where} sha256sum --version")
-        size, sha256 = int(told[0]), told[1]
+        size, sha256 = self.bounded(int(told[0][:18]), MOST_TEXT if name.endswith(".json") else MOST_RESULT, f"has {name} of"), told[1]
         part = cache() / f"{there.rpartition('/')[2]}-{sha256[:16]}.part"
         with locks.goal(part, tell):
             self.fetch_rest(there, name, part, size, sha256, tell)
@@ -244,6 +275,9 @@ class Connection:
                 while block := process.stdout.read1(BLOCK):
                     file.write(block)
                     tell(f"{self.place.host}: fetching {name}", min(1.0, file.tell() / max(size, 1)))
+                    if file.tell() > size:
+                        part.unlink()
+                        raise RtsegError(f"{name} is longer than {self.place.host} said", "run it again")
             if files.sha256(part) != sha256:
                 part.unlink()
                 raise RtsegError(f"{name} arrived damaged from {self.place.host}", "run it again")

@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 
+from . import limits
 from .device import runner
 
 VALUES, REASONS_NOW, REASONS_OLD, MODE, TEGRASTATS = runner.COMMANDS
@@ -22,7 +23,7 @@ SLOWED = {REASONS[bit] for bit in (0x4, 0x8, 0x20, 0x40, 0x80)}      # by power,
 
 def read(probed):
     """A probe's facts with what its commands and files said made plain: clocks, power, temperature, power_mode; absent where nothing said it."""
-    said, files, bus = probed.pop("said", {}), probed.pop("files", {}), probed.get("gpu", {}).get("bus", "")
+    said, files, bus = texts(probed.pop("said", {})), texts(probed.pop("files", {})), texts(probed["gpu"]).get("bus", "")
     values = [number(value) for value in smi(said.get(VALUES), bus)]
     found = {name: value for name, value in zip(NAMES, values) if value is not None} if len(values) == len(NAMES) else {}
     found.update(throttled(smi(said.get(REASONS_NOW), bus) or smi(said.get(REASONS_OLD), bus)))
@@ -30,6 +31,11 @@ def read(probed):
     if mode := re.search(r"Power Mode\s*:\s*(\S+)", said.get(MODE) or ""):
         found["power_mode"] = mode[1]
     return {**probed, "telemetry": found}
+
+
+def texts(found):
+    """What is text in an object of a device, which may answer anything."""
+    return {name: text for name, text in found.items() if isinstance(text, str)} if isinstance(found, dict) else {}
 
 
 def smi(text, bus):
@@ -105,7 +111,7 @@ def rows(lines):
     found, told, last = [], {}, None
     for line in lines:
         try:
-            raw = json.loads(line)
+            raw = json.loads(line, parse_int=limits.whole)
             if "sampler" in raw:
                 told, last = raw, None
             elif "t" in raw and math.isfinite(raw["t"]):

@@ -12,7 +12,7 @@ import traceback
 
 import click
 
-from .errors import RtsegError, first_line, printable
+from .errors import RtsegError, first_line, one_line, printable
 
 COUNTING_SECONDS = 5                # between lines of a step that counts
 
@@ -89,7 +89,7 @@ def progress():
     with Progress(SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), console=console,
                   transient=True, refresh_per_second=2) as bar:
         task = bar.add_task("", total=None)
-        yield lambda step, done: bar.update(task, description=step, total=None if done is None else 1.0, completed=done or 0)
+        yield lambda step, done: bar.update(task, description=one_line(step), total=None if done is None else 1.0, completed=done or 0)
 
 
 def lines():
@@ -101,7 +101,7 @@ def lines():
         counts = done is not None and done < 1 and re.sub("[0-9]+", "0", step) == re.sub("[0-9]+", "0", told)
         if step != told and not (counts and time.monotonic() - since < COUNTING_SECONDS):
             told, since = step, time.monotonic()
-            click.echo(f"  {step}", err=True)
+            click.echo(f"  {one_line(step)}", err=True)
     return tell
 
 
@@ -111,7 +111,13 @@ def show(*renderables):
 
     console = Console() if sys.stdout.isatty() else Console(width=160)
     for renderable in renderables:
-        console.print(Plain(renderable), highlight=False, markup=False, soft_wrap=isinstance(renderable, str))
+        text = isinstance(renderable, str)
+        console.print(Plain(one_line(renderable) if text else renderable), highlight=False, markup=False, soft_wrap=text)
+
+
+def put(text):
+    """Print data to stdout: as it is, names of files with all their letters, but to a terminal without what that would obey."""
+    print(printable(text) if sys.stdout.isatty() else text)
 
 
 class Plain:
@@ -127,4 +133,4 @@ class Plain:
 
 def warn(lines):
     for line in lines:
-        click.echo(printable(f"warning: {line}"), err=True)
+        click.echo(one_line(f"warning: {line}"), err=True)

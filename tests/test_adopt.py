@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rtseg_deploy import adopt as adopting
-from rtseg_deploy import bench, checkpoints, demo, files, graphs, images, records
+from rtseg_deploy import bench, checkpoints, demo, files, images, limits, records
 from rtseg_deploy.adopt import adopt
 from rtseg_deploy.backends import torch_eager
 from rtseg_deploy.errors import RtsegError
@@ -305,9 +305,9 @@ def test_a_checkpoint_is_none(goal):
         adopt(demo.CHECKPOINT, goal, "imagenet")
 
 
-def test_files_larger_than_protobuf_reads(tmp_path, goal, monkeypatch):
-    monkeypatch.setattr(graphs, "LARGEST_FILE", 100)
-    with pytest.raises(RtsegError, match="larger than the 2 GiB"):
+def test_files_larger_than_any_network(tmp_path, goal, monkeypatch):
+    monkeypatch.setattr(limits, "ONNX_BYTES", 100)
+    with pytest.raises(RtsegError, match="larger than the 0 MiB that are taken"):
         adopt(saved(plain(), tmp_path), goal, "imagenet", RESOLUTION)
 
 

@@ -19,7 +19,7 @@ import pytest
 from conftest import ROOT, run
 from remote import python
 
-from rtseg_deploy import bundle, collect, facts, launch, ondevice, records
+from rtseg_deploy import bundle, collect, facts, launch, limits, ondevice, records
 from rtseg_deploy.device import runner, steps
 from rtseg_deploy.errors import RtsegError
 
@@ -249,7 +249,7 @@ def test_a_damaged_archive_is_told(brought_back, tmp_path, damage):
 
 
 def test_an_archive_that_grows_without_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(collect, "MOST_BYTES", 1000)
+    monkeypatch.setattr(limits, "ARCHIVE_BYTES", 1000)
     with tarfile.open(tmp_path / "bomb.tar.gz", "w:gz") as archive:
         big = entry("a/zeros")
         big.size = 2000
@@ -346,7 +346,7 @@ def test_names_that_are_in_each_others_way(tmp_path, names):
 
 
 def test_a_text_that_is_too_long_to_be_read_whole_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(collect, "MOST_TEXT", 1000)
+    monkeypatch.setattr(limits, "ARCHIVE_TEXT", 1000)
     with tarfile.open(tmp_path / "bomb.tar.gz", "w:gz", format=tarfile.GNU_FORMAT) as archive:
         big = entry("SHA256SUMS")
         big.size = 2000

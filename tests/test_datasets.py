@@ -348,6 +348,15 @@ def test_lists_of_every_form_name_the_same_images(tmp_path):
     refusal("one name", of=lambda: write_list(tmp_path / "list.csv", [*paths, picture(tmp_path / "other/c.png")]))
 
 
+@pytest.mark.parametrize("name", ["../a.png", "/etc/passwd", "b/../../a.png", "C:\\a.png", "..\\a.png"])
+@pytest.mark.parametrize("form", ["list.txt", "list.csv"])
+def test_a_list_stays_in_its_folder(tmp_path, name, form):
+    picture(tmp_path / "a.png")
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames" / form).write_text(f"{name}\n")
+    refusal(form, "leaves the folder", of=lambda: listed(tmp_path / "frames" / form))
+
+
 @pytest.mark.parametrize("text, words", [(b"a.png\na.png\n", "twice"), (b"b.png\n", "no such file"), (b"\xff\xfe", "not UTF-8"), (b"", "no image")])
 def test_a_list_that_is_wrong(tmp_path, text, words):
     picture(tmp_path / "a.png")

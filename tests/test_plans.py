@@ -121,6 +121,8 @@ def test_what_stands_above_the_rows_holds_unless_a_row_says_otherwise(write):
     (f'row = [{{ {ROW}, artifact = "a.onnx" }}]', "row 1 names network and artifact to time"),
     ('row = [{ artifact = "a.onnx", bn = "kept" }]', "row 1: its artifact says bn itself"),
     ('row = [{ artifact = "a.onnx" }]', "a.onnx: no such file"),
+    ('row = [{ artifact = "../a.onnx" }]', "row 1: ../a.onnx leaves the folder"),
+    ('row = [{ checkpoint = "/dev/null", resolution = "360x480" }]', "row 1: /dev/null leaves the folder"),
     (f'row = [{{ {ROW} }}, {{ {ROW} }}]', "row 2 says what an earlier row says"),
     (f'row = [{{ {ROW}, figure = "SGCPNet:Table II:9" }}]', "row 1: no figure of speed has the id 'SGCPNet:Table II:9'"),
     (f'row = [{{ {ROW}, figure = "SGCPNet:Table II:0217" }}]', "row 1: SGCPNet:Table II:0217 is of device GTX 1080 Ti"),
@@ -132,7 +134,7 @@ def test_what_would_be_run_wrongly_is_refused(write, text, said):
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path):
-    with pytest.raises(RtsegError, match="cannot be read"):
+    with pytest.raises(RtsegError, match="No such file"):
         plans.read(tmp_path / "none.toml")
 
 

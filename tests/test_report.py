@@ -203,7 +203,7 @@ def test_names_are_no_markup(tmp_path):
     found = summary.summary(written(tmp_path, one=value))
     text = page.html(found)
     assert "<script" not in text and "<b>net" not in text and "<i>drift" not in text and "&lt;i&gt;drift" in text
-    assert "<b>net</b>\\|" in page.markdown(found)
+    assert "&lt;b>net&lt;/b>\\|" in page.markdown(found) and "<script" not in page.markdown(found)
 
 
 def test_one_bracket_is_not_called_a_mean_of_steps(tmp_path):

@@ -262,6 +262,17 @@ def test_a_damaged_copy_is_not_used(server, device, job, tmp_path):
     assert made(device, job, tmp_path / "third", launch.quiet)
 
 
+def test_what_was_changed_there_since_it_came_is_sent_again(server, device, job, tmp_path):
+    """What runs on a device is held against its hash there, also what an earlier run brought."""
+    with pytest.raises(RtsegError, match="lost"):
+        made(device, job, tmp_path / "first", Cut(server, "copying big"))
+    (there,) = server.home.rglob("runner.py")
+    there.write_text("import os; os.system('touch attacked')")
+    again = Cut(None, "copying big")
+    assert made(device, job, tmp_path / "second", again)
+    assert any("copying runner.py" in step for step in again.told)
+
+
 def test_a_damaged_beginning_here_is_not_used(server, device, job, tmp_path):
     with pytest.raises(RtsegError, match="lost"):
         made(device, job, tmp_path / "first", Cut(server, "fetching engine"))

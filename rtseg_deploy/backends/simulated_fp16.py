@@ -17,16 +17,14 @@ def open(job):
 
 class Session:
     def __init__(self, job):
-        import onnx
-
-        from .. import fp16, proof
+        from .. import fp16, graphs, proof
         from ..errors import RtsegError
 
         if job["action"] in ("time", "profile"):
             raise RtsegError("simulated-fp16 computes what FP16 gives, at no speed of its own", "time the file with --backend onnxruntime-cpu, or its engine")
         if job["described"]["precision"] != "fp16":
             raise RtsegError("simulated-fp16 takes FP16 files", "make one with: rtseg-deploy export --precision fp16")
-        self.session, self.job = proof.session(fp16.simulated(onnx.load(job["artifact"])), job["threads"]), job
+        self.session, self.job = proof.session(fp16.simulated(graphs.whole(job["artifact"])), job["threads"]), job
 
     def feed(self, array):
         self.input = array

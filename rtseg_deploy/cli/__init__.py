@@ -6,7 +6,23 @@ import signal
 import sys
 
 from ..terminal import unforeseen
-from . import accuracy, calibrate, chain, clean, compare, deploy, doctor, estimate, make, measure, report, targets, tune  # noqa: F401 (they join the group)
+from . import (  # noqa: F401 (they join the group)
+    accuracy,
+    calibrate,
+    chain,
+    clean,
+    compare,
+    deploy,
+    doctor,
+    estimate,
+    fleet,
+    make,
+    measure,
+    report,
+    sign,
+    targets,
+    tune,
+)
 from .group import cli
 
 

@@ -4,7 +4,7 @@ import json
 import click
 
 from ..terminal import Size, progress, show
-from .group import as_json, as_markdown, cli, on
+from .group import as_json, as_markdown, cli, crew, fleet, on
 from .tune import automatic
 
 
@@ -22,9 +22,11 @@ from .tune import automatic
 @click.option("-o", "--results", default="accuracy", show_default=True, type=click.Path(file_okay=False), help="Where counts and results go.")
 @automatic
 @on
+@fleet
 @as_markdown
 @as_json
-def evaluate(subject, folder, kind, split, backend, count, resolution, dialect, save, again, results, precision, untuned, on, markdown, as_json):
+def evaluate(subject, folder, kind, split, backend, count, resolution, dialect, save, again, results, precision, untuned, on, scheduler, local, tls,
+             markdown, as_json):
     """Compare labels with the truth: IoU of each class, mIoU, pixel accuracy, boundary F-score. Interrupted, it goes on where it was.
 
     \b
@@ -32,15 +34,20 @@ def evaluate(subject, folder, kind, split, backend, count, resolution, dialect, 
       rtseg-deploy eval net.onnx --data CamVid --save gallery
       rtseg-deploy eval weights.pth --data cityscapes --split val
       rtseg-deploy eval engines/jetson-tx2/net.fp16.engine --data CamVid --on ssh://nano@tx2
+      rtseg-deploy eval net.onnx --data CamVid --scheduler tcp://127.0.0.1:8786
     """
-    from .. import datasets, ssh
+    from .. import datasets, tasks
     from ..evaluate import Ask, remarks, rows, some
     from ..evaluate import evaluate as run
 
-    with progress() as tell:
+    apart = bool(scheduler or local)
+    if apart and (save or backend == "auto"):
+        raise click.UsageError("a fleet counts: --save draws here, and --backend auto is the best of this machine; leave --scheduler and --local out")
+    with crew(scheduler, local, tls, on) as by, progress() as tell:
         tell("looking for pictures", None)
         data = some(datasets.dataset(folder, kind, split), count)
-        path, value = run(subject, Ask(data, backend, ssh.place(on), save, again, results, precision=precision, untuned=untuned), resolution, dialect, tell)
+        ask = Ask(data, backend, by.place, save, again, results, precision=precision, untuned=untuned or apart, label=tasks.label_by(by) if apart else None)
+        path, value = run(subject, ask, resolution, dialect, tell)
     if as_json:
         click.echo(json.dumps({"result": str(path), **value}, indent=1))
         return

@@ -90,18 +90,20 @@ def bundle(models, goal, target, fp16, backends, iterations, as_json):
 @click.argument("archive", metavar="RESULTS.tar.gz", type=click.Path(exists=True, dir_okay=False))
 @click.option("-e", "--engines", default="engines", show_default=True, type=click.Path(file_okay=False), help="Engines go to FOLDER/TARGET/.")
 @click.option("-o", "--results", default="results", show_default=True, type=click.Path(file_okay=False), help="Where figures go.")
+@click.option("--signers", type=click.Path(exists=True, dir_okay=False), help="Take only what one of these signed: see `check-signature`.")
 @as_json
-def collect(archive, engines, results, as_json):
+def collect(archive, engines, results, signers, as_json):
     """Check and file what a bundle's run brought back. Exit status 1 says that a job failed there.
 
     \b
     Example:
       rtseg-deploy collect results.tar.gz
+      rtseg-deploy collect results.tar.gz --signers signers
     """
     from ..collect import collect as file_all
 
     with progress() as tell:
-        rows = file_all(archive, engines, results, tell)
+        rows = file_all(archive, engines, results, tell, signers)
     if as_json:
         click.echo(json.dumps([vars(row) for row in rows], indent=1))
     else:

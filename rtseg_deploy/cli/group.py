@@ -1,8 +1,10 @@
 """The group that every command joins, and the options that several share."""
+import contextlib
+
 import click
 
 from .. import __version__
-from ..terminal import Commands
+from ..terminal import Commands, warn
 
 SOME_IMAGES = 16                    # on which FP16 is to hold, of more
 UNSTABLE = 3                        # exit status: measured, but unstable
@@ -10,6 +12,35 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON inste
 as_markdown = click.option("--markdown", is_flag=True, help="Print a table for a document.")
 on = click.option("--on", metavar="ssh://[USER@]HOST[:PORT][/PYTHON]", help="Do it on a device: through the system's ssh, with its python3 or the one named.")
 need_export = ("torch", "onnx", "onnx_graphsurgeon", "polygraphy", "onnxruntime")
+
+
+def fleet(command):
+    """Who does the work: see crew()."""
+    for option in (
+            click.option("--tls", metavar="FOLDER", type=click.Path(exists=True, file_okay=False), help="For --scheduler tls://…: ca.pem, cert.pem, key.pem."),
+            click.option("--local", type=click.IntRange(1, 256), metavar="N", help="So much at a time on this machine; what is timed is timed alone."),
+            click.option("--scheduler", metavar="tcp://HOST:PORT", help="Let the workers of a fleet do it: `rtseg-deploy scheduler`, `rtseg-deploy worker`.")):
+        command = option(command)
+    return command
+
+
+@contextlib.contextmanager
+def crew(scheduler, local, tls, on, targets=()):
+    """Who does Tasks: a fleet, so many processes of this machine, or this process and the device that it drives. What is to be known is printed after."""
+    from ..errors import need
+
+    if sum(map(bool, (scheduler, local, on))) > 1:
+        raise click.UsageError("give one of --scheduler, --local and --on" + ("; a worker has an --on of its own" if on else ""))
+    if scheduler or local:
+        need("distributed")
+        from .. import fleet
+        with fleet.joined(scheduler, tls) if scheduler else fleet.local(local, targets) as found:
+            yield found
+            warn(found.remarks)
+    else:
+        from .. import ssh
+        from ..crew import Serial
+        yield Serial(ssh.place(on))
 
 
 def real_images(command):

@@ -7,8 +7,8 @@ import click
 
 from .. import facts
 from ..errors import RtsegError, need
-from ..terminal import Size, progress, show, warn
-from .group import SOME_IMAGES, as_json, as_markdown, cli, need_export, on, real_images
+from ..terminal import Size, progress, put, show, warn
+from .group import SOME_IMAGES, as_json, as_markdown, cli, crew, fleet, need_export, on, real_images
 
 
 @cli.command()
@@ -47,7 +47,7 @@ def print_rows(rows, markdown, as_json):
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     elif markdown:
-        click.echo(markdown_table(rows))
+        put(markdown_table(rows))
     else:
         show(plain_table(rows))
 
@@ -217,8 +217,8 @@ def class_set(claimed, found):
 
 
 @cli.command("build-engine")
-@click.argument("model", type=click.Path(exists=True, dir_okay=False))
-@click.option("--target", required=True, help="The device: gtx-1080ti, rtx-2080ti, jetson-tx2.")
+@click.argument("model", metavar="FILE.onnx|PLAN", type=click.Path(exists=True, dir_okay=False))
+@click.option("--target", help="The device: gtx-1080ti, rtx-2080ti, jetson-tx2; a plan's rows may say it.")
 @click.option("--fp16", is_flag=True, help="FP16 inside, float32 input and output; refused if no layer would be FP16.")
 @click.option("--int8", "table", metavar="TABLE", type=click.Path(exists=True, dir_okay=False),
               help="INT8 by this table of calibrate --table, where typing is weak (TensorRT 8.x, 10.x); an INT8 ONNX file needs none.")
@@ -226,17 +226,28 @@ def class_set(claimed, found):
 @click.option("--workspace", type=click.IntRange(1, 1 << 20), metavar="MIB", help="Memory for the builder, in MiB; by the target if not given.")
 @click.option("-o", "--engines", default="engines", show_default=True, type=click.Path(file_okay=False), help="The engine goes to FOLDER/TARGET/.")
 @real_images
+@click.option("--again", is_flag=True, help="Of a plan: also engines that are there.")
 @on
+@fleet
 @as_json
-def build_engine(model, target, fp16, table, keep_depthwise, workspace, engines, images, count, on, as_json):
-    """Compile an exported ONNX file for a device: on it, or ahead of time where its runtime can.
+def build_engine(model, target, fp16, table, keep_depthwise, workspace, engines, images, count, again, on, scheduler, local, tls, as_json):
+    """Compile an exported ONNX file for a device: on it, or ahead of time where its runtime can. Or export and compile every row of a plan.
 
     \b
     Example:
       rtseg-deploy build-engine net.onnx --target rtx-2080ti --fp16
       rtseg-deploy build-engine net.onnx --target jetson-tx2 --fp16 --on ssh://nano@tx2
       rtseg-deploy build-engine net.onnx --target rtx-2080ti --fp16 --images frames --count 20
+      rtseg-deploy build-engine engines/sgcpnet-table-2.toml --target rtx-2080ti --local 4
     """
+    if model.endswith(".toml"):
+        if fp16 or table or images:
+            raise click.UsageError("a plan's rows say their precision: leave --fp16, --int8 and --images out")
+        sys.exit(build_plan(model, target, engines, again, (on, scheduler, local, tls), as_json, keep_depthwise=keep_depthwise, workspace_mib=workspace))
+    if scheduler or local:
+        raise click.UsageError("a fleet builds the rows of a plan: give a PLAN, a .toml file, with --scheduler and --local")
+    if not target:
+        raise click.UsageError("Missing option '--target'.")
     from .. import ssh
     from ..build import build_engine as build
 
@@ -257,6 +268,21 @@ def build_engine(model, target, fp16, table, keep_depthwise, workspace, engines,
             show(f"{len(grouped['convolutions'])} depthwise convolutions built in groups of {grouped['channels']} channels (--keep-depthwise: as they are)")
         show_kept(engine)
         show(str(path))
+
+
+def build_plan(path, target, root, again, who, as_json, **how):
+    """Exit status: 1 where a row failed."""
+    from .. import builds
+
+    on, *fleet = who
+    with crew(*fleet, on) as by, progress() as tell:
+        outcomes = builds.run(path, target, root, tell, by, again, **how)
+    if as_json:
+        click.echo(json.dumps([outcome.to_json() for outcome in outcomes], indent=1))
+    else:
+        print_rows(builds.rows(outcomes), False, False)
+    warn(f"{outcome.row.subject}: {outcome.failed}" for outcome in outcomes if outcome.failed)
+    return 1 if any(outcome.failed for outcome in outcomes) else 0
 
 
 @cli.command()

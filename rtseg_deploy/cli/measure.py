@@ -1,12 +1,13 @@
 """Commands that measure and use artifacts: each parses, makes one call, prints."""
 import json
+import shlex
 import sys
 
 import click
 
-from ..errors import need
-from ..terminal import Size, progress, show, warn
-from .group import UNSTABLE, as_json, as_markdown, cli, need_export, on
+from ..errors import need, one_line
+from ..terminal import Size, progress, put, show, warn
+from .group import UNSTABLE, as_json, as_markdown, cli, crew, fleet, need_export, on
 from .tune import automatic
 
 
@@ -33,8 +34,9 @@ from .tune import automatic
 @click.option("-o", "--results", default="results", show_default=True, type=click.Path(file_okay=False), help="Where result files go.")
 @automatic
 @on
+@fleet
 @as_json
-def bench(subject, resolutions, protocol, paper, iterations, backends, dialect, profiled, anywhere, again, warmup, on, as_json, **how):
+def bench(subject, resolutions, protocol, paper, iterations, backends, dialect, profiled, anywhere, again, warmup, on, scheduler, local, tls, as_json, **how):
     """Time a network: an exported file, or a checkpoint, a name from `rtseg-deploy models` (random weights) or a package.module:factory, exported first.
     Or every row of a plan (engines/*.toml: the papers' tables), which goes on where it was interrupted.
 
@@ -47,6 +49,7 @@ def bench(subject, resolutions, protocol, paper, iterations, backends, dialect, 
       rtseg-deploy bench ddrnet-23-slim --resolution 1024x2048 --paper ddrnet --processes 5
       rtseg-deploy bench weights.pth --resolution 360x480 --protocol end-to-end --image street.png
       rtseg-deploy bench engines/sgcpnet-table-5.toml --backend onnxruntime-cpu --backend openvino
+      rtseg-deploy bench engines/sgcpnet-table-6.toml --scheduler tcp://127.0.0.1:8786
       rtseg-deploy bench engines/jetson-tx2/net.fp16.engine --on ssh://nano@tx2
     """
     from .. import ssh
@@ -58,7 +61,11 @@ def bench(subject, resolutions, protocol, paper, iterations, backends, dialect, 
             raise click.UsageError("a plan says itself what is timed: of these options it takes none: --resolution, --dialect, --protocol, --paper, --profile")
         if "auto" in backends:
             raise click.UsageError("a plan's backends are named one by one: --backend auto chooses one for a single file")
-        sys.exit(bench_plan(subject, ask, anywhere, again, as_json))
+        with crew(scheduler, local, tls, on) as by:
+            status = bench_plan(subject, ask, anywhere, again, as_json, by)
+        sys.exit(status)
+    if scheduler or local:
+        raise click.UsageError("a fleet times the rows of a plan: give a PLAN, a .toml file, with --scheduler and --local")
     if profiled:
         return bench_layers(subject, resolutions, ask, dialect, as_json)
     with progress() as tell:
@@ -104,12 +111,12 @@ def bench_layers(subject, resolutions, ask, dialect, as_json):
             show(f"{path} {found.backend}", plain_table(found.rows), *remarks(found))
 
 
-def bench_plan(path, ask, anywhere, again, as_json):
+def bench_plan(path, ask, anywhere, again, as_json, by):
     """Exit status: 1 where a row failed, 3 where one is unstable."""
     from .. import campaign
 
     with progress() as tell:
-        outcomes = campaign.run(path, ask, anywhere, again, tell)
+        outcomes = campaign.run(path, ask, anywhere, again, tell, by)
     if as_json:
         click.echo(json.dumps([outcome.to_json() for outcome in outcomes], indent=1))
     else:
@@ -117,7 +124,7 @@ def bench_plan(path, ask, anywhere, again, as_json):
         show(plain_table(plan_rows(outcomes)))
         warn(f"{outcome.row.subject} {outcome.backend}: {outcome.failed}" for outcome in outcomes if outcome.failed)
         if any(outcome.result for outcome in outcomes):
-            show(f"rtseg-deploy report {outcomes[0].path.parent} -o report    # as a page, with the papers' tables")
+            show(f"rtseg-deploy report {shlex.quote(str(outcomes[0].path.parent))} -o report    # as a page, with the papers' tables")
     if any(outcome.failed for outcome in outcomes):
         return 1
     return UNSTABLE if any(outcome.result and outcome.result["status"] == "unstable" for outcome in outcomes) else 0
@@ -158,12 +165,12 @@ def predict(artifact, sources, folder, backend, frames, labels, precision, untun
         done = label(artifact, images, folder, choice.backend, place, tell, untuned) if images else []
         made = [video.overlaid(artifact, film, folder, choice.backend, tell, frames, labels, untuned) for film in films]
     if choice.why:
-        click.echo(f"auto chose {choice.why}", err=True)
+        click.echo(one_line(f"auto chose {choice.why}"), err=True)
     if as_json:
         click.echo(json.dumps([*({"image": str(image), "overlay": str(o), "labels": str(m)} for image, (o, m) in zip(images, done)), *made], indent=1))
         return
     for pair in done:
-        print(*pair, sep="\n")  # as they are: click would take escapes out of a name
+        put("\n".join(map(str, pair)))
     for found in made:
         tell_film(found)
 
@@ -182,7 +189,7 @@ def tell_film(found):
     from ..report import plain_table
 
     show(plain_table(video.rows(found)), f"{found['frames']} frames, {found['frames_per_second']:.1f} a second; the overlay shows {found['rate']:g} a second")
-    print(found["overlay"])
+    put(found["overlay"])
 
 
 @cli.command()

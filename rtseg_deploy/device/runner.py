@@ -55,9 +55,12 @@ def refuse(wrong, error, fix):
 def main(argv, open_session=None):
     """Answer one job; returns the exit status. open_session(job), where given, opens what infer and time work on in place of the runner."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"       # ONNX Runtime 1.29 and newer report to their maker unless told not to beforehand
-    job = json.loads(Path(argv[0]).read_bytes().decode())
-    if job.get("leash"):    # whoever started this holds the other end of stdin, and a cut connection closes it
-        threading.Thread(target=lambda: [list(iter(lambda: os.read(0, 1), b"")), os._exit(4)], daemon=True).start()
+    try:
+        job = json.loads(Path(argv[0]).read_bytes().decode())
+    except (ValueError, RecursionError):
+        job = None
+    job = job if isinstance(job, dict) else {"action": "nothing"}
+    leashed(job)
     sys.path.insert(0, os.getcwd())                 # a job brings the modules that it needs
     try:
         given = [(open_session or own_session)(job)] if job["action"] not in ("probe", "build", "load") else []
@@ -72,6 +75,11 @@ def main(argv, open_session=None):
         result = JobError("%s: %s" % (where, getattr(error, "strerror", None) or error)).answer
     write(argv[1], json.dumps(result).encode())
     return 0 if result["ok"] else 1
+
+def leashed(job):
+    """With "leash" whoever started this holds the other end of stdin, and a cut connection closes it."""
+    if job.get("leash"):
+        threading.Thread(target=lambda: [list(iter(lambda: os.read(0, 1), b"")), os._exit(4)], daemon=True).start()
 
 def write(path, data):
     """Write a file, whole or not at all."""

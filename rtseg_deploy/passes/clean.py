@@ -4,6 +4,8 @@ import onnxruntime
 from polygraphy.backend.onnx import fold_constants, infer_shapes
 from polygraphy.logger import G_LOGGER
 
+from .. import limits
+
 
 def constants(model):
     """The model with every expression of constants, shapes included, replaced by its value (Polygraphy does it).
@@ -12,7 +14,7 @@ def constants(model):
     """
     onnxruntime.set_default_logger_severity(3)  # it evaluates the expressions, and warns of each that it does not simplify first
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
-        return fold_constants(infer_shapes(model, allow_onnxruntime=False), allow_onnxruntime_shape_inference=False)
+        return fold_constants(infer_shapes(model, allow_onnxruntime=False), allow_onnxruntime_shape_inference=False, size_threshold=limits.CONSTANT_BYTES)
 
 
 def tidy(graph):
