@@ -1,6 +1,7 @@
 # make demo: everything once, on what the repository carries.   make test: the tests.   make docs: the tables of docs/.
 # make lock: requirements.txt, after constraints.txt was changed.
 # make bench-peers: ours beside what a user could take instead, 20 minutes on two cores.
+# make fuzz MINUTES=60: damaged files of every kind, by what code they reach; KINDS="onnx bundle" for some.
 PYTHON ?= python3
 VENV ?= .venv
 # On Linux the plain wheel of torch brings gigabytes of CUDA. Without a GPU, put here what PyTorch's install page says for "CPU":
@@ -8,7 +9,9 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 
-.PHONY: demo test docs bench-peers lint lock clean
+MINUTES ?= 60
+
+.PHONY: demo test docs bench-peers fuzz lint lock clean
 demo: $(VENV)/ready
 	$(BIN)/rtseg-deploy demo
 
@@ -20,6 +23,10 @@ docs: $(VENV)/ready
 
 bench-peers: $(VENV)/ready
 	$(BIN)/python benchmarks/peers.py -o results/peers.json --document docs/peers.md
+
+fuzz: $(VENV)/ready
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements-fuzz.txt
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(KINDS)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

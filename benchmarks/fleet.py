@@ -54,7 +54,8 @@ def simulated(seconds, figure, folder, processors, still_wanted):
     """What the process of a task leaves. It is no process: Python's start, 10,000 times, would be all that is measured."""
     time.sleep(seconds)
     (folder / "0.json").write_bytes(figure)
-    result = {"ok": True, "figures": {"null": "0.json"}, "failed": {}, "made": {"0.json": launch.digest(figure)}}
+    job = files.read_json(folder / "job.json")
+    result = {"ok": True, "of": job["of"], "figures": {"null": "0.json"}, "failed": {}, "made": {"0.json": launch.digest(figure)}}
     (folder / "result.json").write_text(json.dumps(result))
 
 

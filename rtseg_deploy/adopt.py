@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, version_converter
 
-from . import facts, files, locks, own, passes, proof
+from . import facts, files, limits, locks, own, passes, proof
 from .check import old_parser_warnings
 from .errors import RtsegError, first_line
 from .graphs import graphs, sides_of, tensors
@@ -59,7 +59,7 @@ def adopt(source, path, normalisation, resolution=None, class_set="", tell=lambd
 
 def safe_name(source):
     """The file's stem as Artifact.model may be."""
-    return re.sub(r"[^\w.-]+", "-", Path(source).stem).lstrip(".") or "adopted"
+    return re.sub(r"[^\w.-]+", "-", Path(source).stem).lstrip(".")[:limits.NAME] or "adopted"
 
 
 def class_names(claimed, found, source):

@@ -141,8 +141,9 @@ def against(result, figure, theirs, best, layers):
     how, ours = facts.timed(figure.paper, figure.table), result.ms
     notes = [f"#{result.value['number']}: {one}" for one in departures(result, how)]
     notes += [f"{figure.device}: BEATS its limit, see rtseg-deploy estimate --papers"] * (best > theirs)
-    if not result.device:
-        return {"says": "", "notes": [*notes, f"{result.machine}: its peaks are not known here, so there is no limit and nothing that could be expected of it"]}
+    if not result.device or result.precision not in estimate.BYTES:
+        unknown = f"{result.precision}: its" if result.device else f"{result.machine}: its"
+        return {"says": "", "notes": [*notes, f"{unknown} peaks are not known here, so there is no limit and nothing that could be expected of it"]}
     limit = limit_of(result, result.device.name)
     found = {} if limit is None else {"our_limit_ms": limit, "our_percent": 100 * limit / ours}
     if result.device.name == figure.device:
@@ -163,8 +164,8 @@ def expected(figure, result, theirs, best, ours, layers):
 
 
 def limit_of(result, device):
-    """Milliseconds below which no result like it can come on that device; None for a network that is not of the registry, and for BF16: no facts are of it."""
-    if result.network not in networks() or result.computed != result.precision:
+    """Milliseconds below which no result like it can come on that device; None for a network that is not of the registry, and without facts: BF16, INT8."""
+    if result.network not in networks() or result.computed != result.precision or result.precision not in estimate.BYTES:
         return None
     reduced = result.network_input if result.network_input != result.resolution else None
     return counted(result.network, result.resolution, "logits" if result.value["artifact"]["output"] == "logits" else "native", result.precision,

@@ -8,7 +8,7 @@ from . import calibration_table, facts, files, launch, locks, ondevice
 from .device import runner
 from .errors import RtsegError, need
 from .precision import offenders
-from .records import contents, read_artifact, write_artifact
+from .records import read_artifact, write_artifact
 
 CACHE = "timing-cache"
 TABLE = "calibration-table"
@@ -60,7 +60,8 @@ def build_engine(path, target_name, fp16=False, root="engines", tell=launch.quie
             with launch.ran(plan.job, place, tell) as (result, made):
                 shutil.move(made / "engine", temporary)
                 if cache and (made / CACHE).is_file():
-                    files.write(cache, (made / CACHE).read_bytes())
+                    with files.replacing(cache) as kept_cache:
+                        shutil.copyfile(made / CACHE, kept_cache)
             engine = described(artifact, path, target, precision, plan.proven, result)
             return (engine, True) if gpu is None else ondevice.compared(engine, temporary, path, place, tell)
 
@@ -169,8 +170,7 @@ def staying(path, artifact, precision, images=(), tell=launch.quiet):
     need("onnx_graphsurgeon", "polygraphy", "onnxruntime", "onnx")
     from . import fp16, graphs, proof
 
-    model = graphs.whole(path, contents(path, artifact))
-    return fp16.beyond_range(model, proof.pictures(artifact.resolution, artifact.normalisation, artifact.input, images), tell)
+    return fp16.beyond_range(graphs.whole(path, artifact.sha256), proof.pictures(artifact.resolution, artifact.normalisation, artifact.input, images), tell)
 
 
 def floating(path):
@@ -213,7 +213,7 @@ def prepared(path, artifact, precision, channels, goal, tell, kept=()):
     from . import fp16, graphs, proof
     from .passes import checked, dense_groups
 
-    original = graphs.whole(path, contents(path, artifact))
+    original = graphs.whole(path, artifact.sha256)
     model, widened = dense_groups.run(original, channels) if channels else (original, [])
     if not widened and precision == artifact.precision:
         return path, {}

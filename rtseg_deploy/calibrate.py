@@ -8,7 +8,7 @@ import numpy as np
 from . import accuracy, calibration_table, datasets, files, graphs, images, int8, locks, proof
 from .errors import RtsegError
 from .lists import listed, spread, write_list
-from .records import contents, read_artifact, write_model
+from .records import read_artifact, write_model
 from .remarks import versions, weights_bytes
 
 COUNT = 32                          # images to calibrate with
@@ -63,7 +63,7 @@ def calibrate(path, source, goal=None, ask=Ask(), tell=lambda step, done: None):
 def calibrated(path, artifact, source, goal, ask, tell):
     """The Artifact of `calibrate`, written."""
     chosen, others, warnings = images_of(source, ask)
-    model = graphs.whole(path, contents(path, artifact))
+    model = graphs.whole(path, artifact.sha256)
 
     def fed(image):
         return images.fed(images.resized(images.read(image), artifact.resolution), artifact.input, artifact.normalisation)

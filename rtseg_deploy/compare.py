@@ -36,16 +36,23 @@ class Comparison:
         return "slower" if self.low > 1 else "faster" if self.high < 1 else "none"
 
     @property
+    def percent(self):
+        """Of the time an image, with its interval."""
+        return "{} % (95 %: {} to {} %)".format(*(f"{100 * (value - 1):+.1f}".replace("-", "−") for value in (self.ratio, self.low, self.high)))
+
+    @property
     def says(self):
-        percent, low, high = (f"{100 * (value - 1):+.1f}" for value in (self.ratio, self.low, self.high))
-        return f"{WORDS[self.verdict]}: {percent} % time an image (95 %: {low} to {high} %)".replace("-", "−")
+        return f"{WORDS[self.verdict]}: {self.percent.replace(' (', ' time an image (', 1)}"
 
     def to_json(self):
         return {**asdict(self), "verdict": self.verdict, "says": self.says}
 
 
 def compare(first, second, vary=()):
-    """The Comparison of two result files; vary: conditions that may differ. Raises RtsegError: no results, conditions that differ, another device."""
+    """The Comparison of two result files; vary: conditions that may differ, None for any.
+
+    Raises RtsegError: no results, conditions that differ, another device.
+    """
     a, b = read(first), read(second)
     varied = differing(a, b, vary)
     low, ratio, high, by = interval(a, b)
@@ -114,12 +121,17 @@ def device(result):
     return gpu(environment).get("name") or environment.get("model") or environment.get("cpu")
 
 
-def conditions(result):
-    """Name -> what has to be equal for two figures to be of the same thing; the environment is the first process'."""
-    artifact, environment = result["artifact"], result["runs"][0]["environment"]
-    named = {"network": artifact["model"], "classes": artifact.get("classes"), "resolution": size(result["resolution"]), "precision": artifact["precision"],
+def configuration(result):
+    """Name -> what was timed, and how: the conditions without the machine's."""
+    artifact = result["artifact"]
+    return {"network": artifact["model"], "classes": artifact.get("classes"), "resolution": size(result["resolution"]), "precision": artifact["precision"],
              "bn": result["bn"], "input": artifact["input"], "fed": result["input"], "output": artifact["output"], "protocol": result["protocol"],
              "boundary": result["boundary"], "backend": result["backend"]}
+
+
+def conditions(result):
+    """Name -> what has to be equal for two figures to be of the same thing; the environment is the first process'."""
+    named, environment = configuration(result), result["runs"][0]["environment"]
     driver = {name: value for name, value in gpu(environment).items() if name in ("driver", "cuda")}
     return {**named, **{name: value for name, value in {**driver, **environment}.items() if name not in (*named, *PASSING)}}
 
@@ -130,6 +142,8 @@ def differing(a, b, vary):
     if device(a) != device(b):
         raise RtsegError(f"A was measured on {device(a)} and B on {device(b)}: a ratio of two devices' times says nothing of the networks",
                          "see what to expect of a device with: rtseg-deploy estimate")
+    if vary is None:
+        return {name: [one.get(name), other.get(name)] for name in dict.fromkeys([*one, *other]) if one.get(name) != other.get(name)}
     if unknown := set(vary) - one.keys() - other.keys():
         raise RtsegError(f"no condition is called {', '.join(sorted(unknown))}", f"choose from {', '.join(dict.fromkeys([*one, *other]))}")
     names = [name for name in dict.fromkeys([*one, *other]) if one.get(name) != other.get(name)]

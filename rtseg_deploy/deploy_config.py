@@ -90,7 +90,7 @@ def deepstream(engine, name):
         raise RtsegError(f"Gst-nvinfer scales R, G and B by one number, and the network was trained with std {std}", uint8)
     if engine.output == "labels":
         raise RtsegError("Gst-nvinfer looks for the labels in logits itself, and the engine gives labels", "export with --output logits or native")
-    _, _, height, width = engine.checks["tensors"]["input"]["shape"]
+    height, width = engine.resolution
     entries = {
         "model-engine-file": name, "labelfile-path": "labels.txt", "gie-unique-id": 1, "process-mode": 1, "network-type": 2,
         "network-mode": NETWORK_MODES[engine.precision], "batch-size": 1, "infer-dims": f"3;{height};{width}", "model-color-format": 0,

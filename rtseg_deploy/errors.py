@@ -6,8 +6,8 @@ class RtsegError(Exception):
     """One line for the user: what happened and where, and the fix, if there is one to type."""
 
     def __init__(self, what, fix=""):
-        super().__init__(what)
-        self.what, self.fix = what, fix
+        self.what, self.fix = (" ".join(str(said).splitlines()) for said in (what, fix))    # a name may have lines, and a device's words
+        super().__init__(self.what)
 
 
 def first_line(error):
@@ -26,7 +26,7 @@ def one_line(text):
 
 
 EXTRAS = {"torch": "export", "onnx": "export", "onnx_graphsurgeon": "export", "polygraphy": "export", "safetensors": "export",
-          "onnxruntime": "cpu", "tensorrt_rtx": "rtx", "cv2": "eval", "distributed": "fleet"}
+          "onnxruntime": "cpu", "tensorrt_rtx": "rtx", "cv2": "eval", "distributed": "fleet", "pyarrow": "parquet"}
 
 
 def need(*modules):

@@ -15,7 +15,7 @@ from statistics import median
 
 import numpy as np
 
-from . import accuracy, datasets, files, gallery, images, launch, locks, stream, tune
+from . import accuracy, datasets, files, gallery, images, launch, limits, locks, stream, tune
 from .accuracy import Counts
 from .errors import RtsegError, need
 from .facts import datasets as known
@@ -134,7 +134,7 @@ def log(path, again, tell=launch.quiet):
         if again:
             file.truncate(0)
         file.seek(0)
-        file.truncate(sum(map(len, takewhile(whole, file))))
+        file.truncate(sum(map(len, takewhile(ended, file))))
 
         def add(row):
             file.write(json.dumps(row, separators=(",", ":")).encode() + b"\n")
@@ -142,7 +142,7 @@ def log(path, again, tell=launch.quiet):
         yield {row["name"] for row in rows_in(path)}, add
 
 
-def whole(line):
+def ended(line):
     """Whether all of a row came to the disk: of a power that went there may be zeros."""
     return line.endswith(b"\n") and b"\0" not in line
 
@@ -153,14 +153,23 @@ def rows_in(path):
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                row = json.loads(line)
-            except ValueError:
+                row = json.loads(line, parse_int=limits.whole)
+            except (ValueError, RecursionError):
                 row = None
-            if not launch.has(row, {"name": str, "size": list, "confusion": list, "boundary": list, "seconds": dict, "decode": float, "waited": float}):
+            if not whole(row):
                 raise RtsegError(f"{path} is damaged in line {number}", AGAIN)
             if row["name"] not in seen:
                 yield row
             seen.add(row["name"])
+
+
+def whole(row):
+    """Whether it is a row as `label` writes it, but for the number of classes."""
+    if not launch.has(row, {"name": str, "size": list, "confusion": list, "boundary": list, "seconds": dict, "decode": float, "waited": float}):
+        return False
+    lists = [row["size"], *row["confusion"], *row["boundary"]]
+    return (all(isinstance(one, list) and all(type(value) is int and 0 <= value <= limits.PIXELS for value in one) for one in lists) and len(row["size"]) == 2
+            and all(len(one) == 3 for one in row["confusion"]) and all(isinstance(spent, float) for spent in row["seconds"].values()))
 
 
 def label(path, artifact, choice, pairs, ask, key, add, tell):
@@ -200,7 +209,11 @@ def clock(seconds):
 def counts_of(row, classes):
     confusion = np.zeros((classes, classes), np.int64)
     for truth, found, pixels in row["confusion"]:
+        if max(truth, found) >= classes:
+            raise RtsegError(f"the row of {row['name']} counts a class that is none", AGAIN)
         confusion[truth, found] = pixels
+    if [len(counts) for counts in row["boundary"]] != [4] * classes:
+        raise RtsegError(f"the row of {row['name']} is of other classes", AGAIN)
     return Counts(confusion, np.array(row["boundary"], np.int64))
 
 

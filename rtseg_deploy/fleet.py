@@ -27,7 +27,6 @@ AHEAD = 2                           # tasks that a worker is given for each that
 PATIENCE = 600.0                    # seconds without a scheduler, or without a worker that could go on
 GATHER = 120.0                      # seconds in which a result comes home
 HELD = 2 << 30                      # bytes of files that the workers' memory holds for later tasks
-CONNECT_SECONDS = 10
 LOST = (CancelledError, TimeoutError, asyncio.TimeoutError, OSError)    # what Dask raises where a connection, a worker or a scheduler went
 
 
@@ -67,7 +66,8 @@ class Fleet:
     def close(self):
         with contextlib.suppress(*LOST):
             self.client.cancel([one.future for one in self.running.values()])
-        self.client.close()
+        with contextlib.suppress(*LOST):        # a scheduler that does not answer: this process ends, and it will see that
+            self.client.close()
 
     def workers(self):
         """Name of each worker -> {"address", "resources", "threads"}."""
@@ -287,9 +287,9 @@ def unpacked(reply, attempt, folder):
 def client(address, tls):
     """A distributed.Client. Raises RtsegError where no scheduler answers."""
     try:
-        return Client(address, security=remote.security(tls), timeout=CONNECT_SECONDS, set_as_default=False, name="rtseg-deploy")
+        return Client(address, security=remote.security(tls, address), timeout=remote.CONNECT_SECONDS, set_as_default=False, name="rtseg-deploy")
     except (OSError, TimeoutError, ValueError) as error:
-        raise RtsegError(f"no scheduler answers at {address}: {first_line(error)}", "start one: rtseg-deploy scheduler") from None
+        raise remote.unreachable(address, error) from None
 
 
 @contextlib.contextmanager
@@ -297,7 +297,7 @@ def joined(address, tls=None):
     """The Fleet of a scheduler, which has to have workers."""
     found = Fleet(lambda: client(address, tls))
     try:
-        limit = time.monotonic() + CONNECT_SECONDS
+        limit = time.monotonic() + remote.CONNECT_SECONDS
         while not found.workers():
             if time.monotonic() > limit:
                 raise RtsegError(f"the scheduler at {address} has no workers", f"start one on each machine: rtseg-deploy worker --scheduler {address}")

@@ -1,4 +1,5 @@
 """An ONNX file as it is asked about: who makes a tensor, its type and shape, its value where that is stored. What is not known is None."""
+import hashlib
 import math
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from .errors import RtsegError
 DAMAGED = "is truncated or not an ONNX file", "a checkpoint is turned into one with rtseg-deploy export"
 
 
-def load(source, held=None):
+def load(source, sha256=""):
     """The model in a file, however it may be; what it keeps in other files is not read. Raises RtsegError where there is none, or it is too large.
 
-    held: the file's bytes, where they have been read.
+    sha256: what its sidecar, which was read before, is of.
     """
-    found = limits.data(source, limits.ONNX_BYTES) if held is None else held
+    found = limits.data(source, limits.ONNX_BYTES)
+    if sha256 not in ("", hashlib.sha256(found).hexdigest()):
+        raise RtsegError(f"{source} was changed while it was used", "run it again")
     limits.refuse_heavy_messages(found, source, onnx.ModelProto.DESCRIPTOR, DAMAGED)
     try:
         model = onnx.load_from_string(found)
@@ -30,9 +33,9 @@ def load(source, held=None):
     return model
 
 
-def whole(source, held=None):
-    """The model in a file that needs no other file, and no operators but ONNX's own. held: see load. Raises RtsegError."""
-    model = load(source, held)
+def whole(source, sha256=""):
+    """The model in a file that needs no other file, and no operators but ONNX's own; as load. Raises RtsegError."""
+    model = load(source, sha256)
     if model.functions:
         raise RtsegError(f"{source} defines functions of its own, such as {model.functions[0].name}, which cannot be seen into",
                          "inline them: onnx.save(onnx.inliner.inline_local_functions(onnx.load(F)), G)")
@@ -73,10 +76,14 @@ def graphs(graph):
 
 
 def refuse_vast(model, source):
-    """Raise RtsegError where a graph says of a tensor that it is larger than any of a segmentation network."""
-    for name, sides in view(model).shapes.items():
-        if sides is not None and 4 * math.prod(side or 1 for side in sides) > limits.TENSOR_BYTES:
-            limits.refuse(source, f"makes a tensor {name} of {'x'.join(str(side or '?') for side in sides)}, more than {limits.amount(limits.TENSOR_BYTES)}",
+    """Raise RtsegError where a graph says of a tensor that it is larger than any that a segmentation network makes of its input."""
+    seen = view(model)
+    numbers = {name: math.prod(side or 1 for side in sides) for name, sides in seen.shapes.items() if sides is not None}
+    fed = max((numbers.get(value.name, 1) for value in seen.inputs), default=1)
+    most = min(limits.CONSTANT_BYTES + limits.PER_NUMBER * fed, limits.TENSOR_BYTES)
+    for name, number in numbers.items():
+        if 4 * number > most:
+            limits.refuse(source, f"makes a tensor {name} of {'x'.join(str(side or '?') for side in seen.shapes[name])}, more than {limits.amount(most)}",
                           "export it for a smaller size")
 
 

@@ -1,6 +1,5 @@
 """The values that pass between the commands, all of them through files: see the field comments for their meaning."""
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -67,10 +66,13 @@ def from_json(value, where):
     sound = all(type(value[name]) is kind for name, kind in wanted.items()) and len(value["resolution"]) == len(value["network_input"]) == 2
     sound = sound and all(type(side) is int and side > 0 for side in (*value["resolution"], *value["network_input"], value["classes"], value["weights_bytes"]))
     sound = sound and value["kind"] in ("onnx", "engine") and value["precision"] in PRECISIONS and value["output"] in OUTPUTS and value["input"] in INPUTS
-    sound = sound and re.fullmatch(r"[\w.-]+", value["model"]) and not value["model"].startswith(".")
+    sound = sound and re.fullmatch(r"[\w.-]+", value["model"]) and len(value["model"]) <= limits.NAME and not value["model"].startswith(".")
     sound = sound and math.prod(value["resolution"]) <= limits.PIXELS >= math.prod(value["network_input"]) and value["classes"] <= limits.CLASSES
     sound = sound and all(has(value["checks"], {name: kind}) for name, kind in CHECKS.items() if name in value["checks"]) and born(value["parent"])
-    sound = sound and all(numbers(value["normalisation"].get(name)) for name in ("mean", "std")) and isinstance(value["checks"].get("parity"), dict)
+    ends = ("input", "output") if sound and "tensors" in value["checks"] else ()
+    sound = sound and all(type(side) is int for end in ends for side in value["checks"]["tensors"][end]["shape"])
+    sound = sound and all(numbers(value["normalisation"].get(name)) for name in ("mean", "std")) and min(value["normalisation"]["std"]) > 0
+    sound = sound and isinstance(value["checks"].get("parity"), dict)
     if not sound:
         raise RtsegError(f"{where} is damaged", "export the checkpoint again")
     return Artifact(**value)
@@ -96,7 +98,7 @@ def has(value, kinds):
 
 def numbers(value):
     """Whether it is a number for each of R, G and B."""
-    return isinstance(value, (list, tuple)) and len(value) == 3 and all(type(number) in (int, float) for number in value)
+    return isinstance(value, (list, tuple)) and len(value) == 3 and all(type(number) in (int, float) and math.isfinite(number) for number in value)
 
 
 def read_artifact(path):
@@ -120,14 +122,6 @@ def read_artifact(path):
     return artifact
 
 
-def contents(path, artifact):
-    """The bytes of an artifact. Raises RtsegError where they are no longer what its sidecar, which was read before, is of."""
-    data = Path(path).read_bytes()
-    if artifact.sha256 not in ("", hashlib.sha256(data).hexdigest()):
-        raise RtsegError(f"{path} was changed while it was used", "run it again")
-    return data
-
-
 def settle(path):
     """Give a file the sidecar that was ready when its writer was stopped between the two names; whether there was one.
 
@@ -136,8 +130,8 @@ def settle(path):
     ready = files.parts(sidecar(path))
     digest = files.sha256(path) if ready else ""
     for one in ready:
-        with contextlib.suppress(OSError, ValueError, AttributeError):      # of others it may be half written
-            if json.loads(one.read_text()).get("sha256") == digest:
+        with contextlib.suppress(OSError, RtsegError):      # of others it may be half written
+            if files.read_json(one).get("sha256") == digest:
                 name = files.temporary_of(sidecar(sidecar(path)))
                 os.link(one, name)
                 os.replace(name, sidecar(path))

@@ -21,20 +21,27 @@ from pathlib import Path
 
 import dask
 from distributed import Scheduler, Security, Status, Worker, get_worker
+from distributed.comm import connect
+from distributed.comm.core import FatalCommClosedError
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.worker import thread_state
 
 from . import crew, facts, files, launch, locks
-from .errors import RtsegError
+from .errors import RtsegError, first_line
 
 STORE_BYTES = 10 << 30              # of files for later tasks; the oldest go
 AGAIN_SECONDS = 2.0                 # between tries to reach a scheduler
+ENDING = signal.SIGINT, signal.SIGTERM
+CONNECT_SECONDS = 10                # for one
 PREFIX = "rtseg-deploy-"
 DEATHS = 100                        # of workers while they have a task: it has a process of its own, so it is not what kills them
 TLS = ("ca.pem", "cert.pem", "key.pem")
 HERE_ALONE = "127.0.0.1:0"          # where Dask's pages of what goes on are: they know no TLS
 
-dask.config.set({"distributed.scheduler.active-memory-manager.start": False})       # it drops what two workers have: files would travel again and again
+dask.config.set({
+    "distributed.scheduler.active-memory-manager.start": False,     # it drops what two workers have: files would travel again and again
+    "distributed.worker.profile.enabled": False,    # wakes 100 times a second, beside what is timed; so do the rest, less often
+    "distributed.worker.memory.monitor-interval": "1s", "distributed.admin.tick.interval": "1s", "distributed.admin.system-monitor.interval": "5s"})
 logging.getLogger("distributed").setLevel(logging.INFO if os.environ.get("RTSEG_DEBUG") else logging.ERROR)
 
 
@@ -155,16 +162,28 @@ def leave(why, dask_worker=None):
 # ---- who may be talked to
 
 
-def security(folder):
-    """Dask's Security of a folder with ca.pem, cert.pem and key.pem; None where none is named. Raises RtsegError."""
+def security(folder, address=""):
+    """Dask's Security of a folder with ca.pem, cert.pem and key.pem; None where none is named. Raises RtsegError, also where the address does without."""
+    if not folder and address.startswith("tls://"):
+        raise RtsegError(f"{address} takes nobody without a certificate", "add --tls FOLDER, see docs/fleet.md")
     if not folder:
         return None
+    if address and not address.startswith("tls://"):
+        raise RtsegError(f"{address} is not encrypted, and --tls asks for that", "tls://HOST:PORT, or leave --tls out")
     paths = [Path(folder, name) for name in TLS]
     for path in paths:
         if not path.is_file():
             raise RtsegError(f"{path}: no such file", f"--tls takes a folder with {', '.join(TLS)}")
     keys = {f"tls_{role}_{part}": str(path) for role in ("client", "scheduler", "worker") for part, path in zip(("cert", "key"), paths[1:])}
     return Security(tls_ca_file=str(paths[0]), require_encryption=True, **keys)
+
+
+def unreachable(address, error):
+    """The RtsegError of a scheduler that does not answer."""
+    if isinstance(error, FatalCommClosedError):         # no later try will do better
+        why = getattr(error.__cause__, "verify_message", "") or first_line(error)
+        return RtsegError(f"{address} has a certificate that is not taken here: {why}", "all of a fleet have certificates of one CA, see docs/fleet.md")
+    return RtsegError(f"no scheduler answers at {address}: {first_line(error)}", "start one: rtseg-deploy scheduler")
 
 
 def refuse_open(host, tls, insecure):
@@ -211,12 +230,15 @@ def worker(address, targets, on, slots, store, tls, host, insecure, told):
     refuse_open(host or route(address), tls, insecure)
     if on and slots != 1:
         raise RtsegError(f"{on} does one thing at a time", "leave --slots out")
+    known = security(tls, address)
     name, store = f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}", Path(store or files.cache() / "fleet")
 
     async def once(number):
+        await (await connect(address, CONNECT_SECONDS, **(known or Security()).get_connection_args("worker"))).close()      # Dask itself would try in silence
         post = Post(store, on, slots)
-        async with Worker(address, nthreads=slots, name=name if not number else f"{name}-{number}", resources=resources(on, targets), security=security(tls),
-                          host=host, dashboard=False, dashboard_address=HERE_ALONE, local_directory=str(store / "dask"), plugins=[post]) as one:
+        async with Worker(address, nthreads=slots, name=name if not number else f"{name}-{number}", resources=resources(on, targets), security=known,
+                          host=host, death_timeout=CONNECT_SECONDS, dashboard=False, dashboard_address=HERE_ALONE, local_directory=str(store / "dask"),
+                          plugins=[post]) as one:
             told(f"{one.name} works for {address}: {', '.join(targets) or 'processor'}, {slots} at a time")
             signalled = await stopped(one.finished())
         await post.over()
@@ -227,9 +249,12 @@ def worker(address, targets, on, slots, store, tls, host, insecure, told):
             signalled, why = asyncio.run(once(number))
             if signalled or why:
                 return why
-        except (OSError, TimeoutError, RuntimeError):       # RuntimeError: a worker that could not start
-            pass
-        told(f"no scheduler at {address}: trying again")
+            said = "the scheduler is gone"
+        except FatalCommClosedError as error:
+            raise unreachable(address, error) from None
+        except (OSError, TimeoutError, asyncio.TimeoutError, RuntimeError) as error:      # RuntimeError: a worker that could not start
+            said = unreachable(address, error).what
+        told(f"{said}: trying again")
         time.sleep(AGAIN_SECONDS)
 
 
@@ -245,12 +270,14 @@ def route(address):
 
 
 async def stopped(finished):
-    """Whether a signal ended the waiting, and not what is waited for."""
-    stop = asyncio.Event()
-    for one in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(one, stop.set)
+    """Whether a signal ended the waiting, and not what is waited for. The next signal ends the process."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for one in ENDING:
+        loop.add_signal_handler(one, stop.set)
     waits = [asyncio.ensure_future(finished), asyncio.ensure_future(stop.wait())]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for one in ENDING:
+        loop.remove_signal_handler(one)
     for one in waits:
         one.cancel()
     return stop.is_set()

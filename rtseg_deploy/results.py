@@ -1,5 +1,6 @@
 """Result files of `bench` -> plain values: what they hold, whether they are sound, and what follows from their samples."""
 import math
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ SENSORS = {"sm_mhz": "GPU clock, MHz", "sm_max_mhz": "GPU clock at most, MHz", "
            "temperature_c": "temperature, °C", "cpu_temperature_c": "temperature of the CPU, °C", "power_w": "power, W", "cpu_power_w": "power of the CPU, W",
            "gpu_load_percent": "load of the GPU, %", "cpu_load_percent": "load of the CPUs, %", "others_cpu_percent": "other processes, % of the CPUs",
            "sampler_percent": "the sampler itself, % of a CPU", "other_processes": "other processes on the GPU", "load": "load average"}
+WIDEST = 1 << 20                    # pixels
 LONGEST = 1e6                       # seconds of a step: nobody waits for eleven days
 SAME = 1e-9                         # relative; of a statistic that was written and the same one computed again
 
@@ -83,12 +85,7 @@ class Result:
 
     @cached_property
     def machine(self):
-        """What it ran on, as that says of itself."""
-        environment = self.runs[0]["environment"]
-        if not self.on_gpu:
-            return str(environment.get("cpu") or "a processor without a name")
-        gpu = environment.get("gpu")
-        return str((gpu.get("name") if isinstance(gpu, dict) else gpu) or environment.get("model") or "a GPU without a name")
+        return machine(self.runs[0]["environment"], self.on_gpu)
 
     @cached_property
     def device(self):
@@ -122,6 +119,14 @@ class Result:
         return [row[name] for run in self.runs for row in run["telemetry"] if name in row]
 
 
+def machine(environment, on_gpu):
+    """What something ran on, as that says of itself."""
+    if not on_gpu:
+        return str(environment.get("cpu") or "a processor without a name")
+    gpu = environment.get("gpu")
+    return str((gpu.get("name") if isinstance(gpu, dict) else gpu) or environment.get("model") or "a GPU without a name")
+
+
 def mean(values):
     return math.fsum(values) / len(values)
 
@@ -142,7 +147,11 @@ def read(paths, warn):
 
 def read_one(path):
     """The Result in a file. Raises RtsegError where there is none, or where it contradicts itself."""
-    digest, value = files.sha256(path), files.read_json(path)
+    return sound(path, files.read_json(path), files.sha256(path))
+
+
+def sound(path, value, digest):
+    """The Result of a file's object. Raises RtsegError where it is none."""
     if value.get("kind") != KIND:
         raise RtsegError(f"{path} is no result of bench")
     if value.get("format") != FORMAT:
@@ -162,10 +171,14 @@ def whole(value):
         return False
     artifact, statistics = value["artifact"], value["statistics"]
     return (bool(value["runs"]) and all(map(whole_run, value["runs"])) and value["protocol"] in facts.protocols() and artifact["precision"] in PRECISIONS
-            and all(len(pair) == 2 and all(type(side) is int and side > 0 for side in pair) for pair in (value["resolution"], artifact["network_input"]))
+            and all(map(whole_size, (value["resolution"], artifact["network_input"])))
             and all(has(one, {"flag": str, "says": str}) for one in value["warnings"]) and all(isinstance(one, str) for one in value["notes"])
             and all(map(number, value["same_labels"].values())) and all(statistics.get(name) is None or number(statistics[name]) for name in SOMETIMES)
             and all(number(statistics.get(name)) and statistics[name] > 0 for name in ALWAYS))
+
+
+def whole_size(pair):
+    return len(pair) == 2 and all(type(side) is int and 0 < side < WIDEST for side in pair)
 
 
 def whole_run(run):
@@ -183,7 +196,7 @@ def whole_row(row):
 
 
 def number(value):
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max      # JSON's integers have no end
 
 
 def missing(value):

@@ -124,8 +124,7 @@ def few_complaints():
 
 def cache():
     """Where what was fetched before a connection was cut waits for the rest."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "rtseg-deploy")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = files.cache()
     for part in folder.glob("*.part"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - part.stat().st_mtime > OLD_DAYS * 86400:

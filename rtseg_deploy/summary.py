@@ -99,7 +99,8 @@ def curves(results):
     for (network, protocol), members in groupby(ordered, lambda r: (r.network, r.value["protocol"])):
         lines = {}
         for result in members:
-            lines.setdefault(f"{result.value['backend']}{' fp16' if result.precision == 'fp16' else ''}", []).append((result.megapixels, result.ms))
+            reduced = "" if result.precision == "fp32" else f" {result.precision}"
+            lines.setdefault(result.value["backend"] + reduced, []).append((result.megapixels, result.ms))
         points = printed(network, protocol)
         if sum(map(len, (*lines.values(), *points.values()))) > 1:
             found.append({"network": network, "protocol": protocol, "lines": lines, "points": points})

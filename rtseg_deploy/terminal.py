@@ -115,9 +115,15 @@ def show(*renderables):
         console.print(Plain(one_line(renderable) if text else renderable), highlight=False, markup=False, soft_wrap=text)
 
 
-def put(text):
+def put(*lines):
     """Print data to stdout: as it is, names of files with all their letters, but to a terminal without what that would obey."""
-    print(printable(text) if sys.stdout.isatty() else text)
+    for line in lines:
+        print(one_line(line) if sys.stdout.isatty() else line)
+
+
+def document(text):
+    """Print a text of several lines, as data."""
+    put(*text.split("\n"))
 
 
 class Plain:

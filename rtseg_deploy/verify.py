@@ -31,7 +31,7 @@ def why_not(engine, probed):
     capabilities. (Version and hardware compatibility, which widen that for TensorRT, are not asked for by any build here.)
     """
     built, gpu = engine.checks.get("built"), probed["gpu"]
-    if not built:
+    if not built or "bytes" not in engine.checks:
         return ["its sidecar does not say what it was built with: build it again"]
     reasons = [why_not_version(built, probed.get(built["runtime"]))]
     if "error" in gpu:

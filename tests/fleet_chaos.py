@@ -20,10 +20,11 @@ from fleet_hosts import Hosts, said
 from fleet_work import Work, faults, overlaps
 
 from rtseg_deploy import demo
+from rtseg_deploy.records import sidecar
 
-GARBAGE = Path(__file__).with_name("fleet_garbage.py")
+WORKER = Path(__file__).with_name("fleet_worker.py")
 CUT_SECONDS = 30
-LONGEST = 600                       # seconds after which a command hangs
+LONGEST = 900                       # seconds after which a command hangs
 TRIES = 4                           # of a command until it ends well
 DISK = 96 << 20
 FAULTS = ("worker", "scheduler", "client", "link", "disk", "garbage")
@@ -44,18 +45,21 @@ class Client:
 
 
 class Fleet:
-    """Scheduler and workers on their machines; one of which has a small disk."""
+    """Scheduler and workers on their machines; one of which has a small disk. script: see Hosts.worker."""
 
-    def __init__(self, workers, folder):
+    def __init__(self, workers, folder, *script):
         self.hosts = Hosts(workers, folder)
         self.hosts.small_disk(self.hosts.workers[0], DISK)
         self.scheduler = self.hosts.scheduler()
-        self.workers = {host: self.hosts.worker(host) for host in self.hosts.workers}
+        self.workers = {host: self.hosts.worker(host, None, *script) for host in self.hosts.workers}
         for process in self.workers.values():
             said(process, "works for")
 
+    def commands(self, given):
+        return {name: [*arguments, "--scheduler", self.hosts.address] for name, arguments in given.items()}
+
     def clients(self, commands):
-        made = [Client(name, [*arguments, "--scheduler", self.hosts.address]) for name, arguments in commands.items()]
+        made = [Client(name, arguments) for name, arguments in self.commands(commands).items()]
         for one in made:
             self.start(one)
         return made
@@ -117,9 +121,7 @@ class Fleet:
 
     def garbage_comes(self, chance, clients):
         host = chance.choice(self.hosts.workers)
-        home = self.hosts.home(host)
-        self.workers["garbage"] = self.hosts.run(host, GARBAGE, chance.randrange(10**6), "worker", "--scheduler", self.hosts.address, "--insecure", "--store",
-                                                 home / "garbage")
+        self.workers["garbage"] = self.hosts.worker(host, self.hosts.home(host) / "garbage", WORKER, "garbage", chance.randrange(10**6))
 
     def happen(self, fault, chance, clients):
         return {"worker": self.worker_dies, "scheduler": self.scheduler_dies, "client": self.client_dies, "link": self.link_is_cut, "disk": self.disk_fills,
@@ -138,7 +140,8 @@ class Fleet:
             said(process, "works for")
         yield from (f"a process is left: {line[:100]}" for line in self.hosts.left())
         for host in self.hosts.workers:
-            yield from (f"a folder is left: {path}" for store in ("store", "garbage") for path in (self.hosts.home(host) / store).glob("rtseg-deploy-*"))
+            own = list((self.hosts.home(host) / "store").glob("rtseg-deploy-*"))        # a worker has one, and one in it for each task
+            yield from (f"a folder is left: {path}" for path in [*own[1:], *(path for folder in own for path in folder.glob("rtseg-deploy-*"))])
 
 
 def round_of(fleet, work, goal, expected, wanted, chance, lasts):
@@ -173,23 +176,23 @@ def said_of(fleet, client):
     return [line[:200] for path in fleet.hosts.folder.glob("*-home.log") for line in path.read_text(errors="replace").splitlines() if "set aside" in line]
 
 
-def serially(hosts, work, goal):
-    """Seconds that each command takes in a process of its own."""
-    took = {}
-    for name, arguments in work.commands(goal).items():
+def serially(hosts, commands):
+    """Seconds that each command takes, one after another; and what each prints."""
+    took, out = {}, {}
+    for name, arguments in commands.items():
         began = time.monotonic()
         process = hosts.rtseg("home", *arguments)
         if process.wait() not in (0, 3):
             raise RuntimeError(process.log.read_text())
         hosts.processes.remove(process)
-        took[name] = round(time.monotonic() - began, 1)
-    return took
+        took[name], out[name] = round(time.monotonic() - began, 1), process.out
+    return took, out
 
 
 def small(network, *artifacts):
     """Plans that take a minute: some of everything."""
-    bench = [{"artifact": str(path), "iterations": 20 + number} for number, path in enumerate(artifacts)]
-    return [*bench, {"network": network, "resolution": "64x96", "iterations": 30}], [{"artifact": str(path)} for path in artifacts]
+    bench = [{"artifact": path.name, "iterations": 20 + number} for number, path in enumerate(artifacts)]
+    return [*bench, {"network": network, "resolution": "64x96", "iterations": 30}], [{"artifact": path.name} for path in artifacts]
 
 
 def exported(folder, *arguments):
@@ -200,9 +203,83 @@ def exported(folder, *arguments):
     return path
 
 
+data = click.option("--data", type=click.Path(exists=True, file_okay=False), required=True, help="Folder of CamVid.")
+as_json = click.option("--json", "as_json", is_flag=True)
+
+
 @click.group()
 def main():
     pass
+
+
+@main.command()
+@click.option("--networks", default=",".join(FAMILIES))
+@click.option("--resolutions", default="128x256,256x512,512x1024")
+@click.option("--workers", default=4)
+@data
+@click.option("--count", default=233)
+@as_json
+@click.pass_obj
+def equal(folder, networks, resolutions, workers, data, count, as_json):
+    """A plan, and a data set, in this process and by a fleet: the same results, and how long each takes. What is timed has its machine alone."""
+    rows = [{"network": network, "resolution": resolution, "iterations": 10} for network in networks.split(",") for resolution in resolutions.split(",")]
+    work = Work(folder, rows, rows, exported(folder, "--resolution", "360x480", demo.CHECKPOINT), os.path.abspath(data), count, ("onnxruntime-cpu",))
+    fleet = Fleet(workers, folder)
+    serial, _ = serially(fleet.hosts, work.commands(folder / "serial"))
+    by_fleet, out = serially(fleet.hosts, fleet.commands(work.commands(folder / "fleet")))
+    wrong = [*faults(folder / "fleet", folder / "serial"), *overlaps(folder / "fleet", json.loads(out["bench"].read_text())), *fleet.mended()]
+    fleet.hosts.close()
+    tell({name: {"serial_s": serial[name], "fleet_s": by_fleet[name], "share": round(by_fleet[name] / serial[name], 2)} for name in serial}, wrong, as_json)
+
+
+@main.command()
+@click.option("--tasks", default=24)
+@click.option("--seconds", default=20)
+@click.option("--workers", default=4)
+@as_json
+@click.pass_obj
+def slow(folder, tasks, seconds, workers, as_json):
+    """Builds that take so many seconds in which this machine has nothing to do, by one worker and by several: what a fleet of boards gains."""
+    first, took = exported(folder, "--resolution", "64x128", "--model", "sgcpnet"), {}
+    for number in range(tasks):
+        shutil.copy(first, folder / f"{number}.onnx")
+        shutil.copy(sidecar(first), sidecar(folder / f"{number}.onnx"))
+    work = Work(folder, build=[{"artifact": f"{number}.onnx"} for number in range(tasks)])
+    fleet = Fleet(workers, folder, WORKER, "slow", seconds)
+    every = dict(fleet.workers)
+    for name, hosts in (("fleet", list(every)), ("one", list(every)[:1])):
+        for host in set(fleet.workers) - set(hosts):
+            fleet.hosts.end(fleet.workers.pop(host), signal.SIGTERM)
+        took[name] = serially(fleet.hosts, fleet.commands(work.commands(folder / name)))[0]["build-engine"]
+    wrong = list(faults(folder / "fleet", folder / "one"))
+    fleet.hosts.close()
+    tell({"build-engine": {"serial_s": took["one"], "fleet_s": took["fleet"], "share": round(took["fleet"] / took["one"], 2)}}, wrong, as_json)
+
+
+def tell(rows, wrong, as_json):
+    if as_json:
+        click.echo(json.dumps({"rows": rows, "wrong": wrong}, indent=1))
+    else:
+        for name, row in rows.items():
+            click.echo(f"{name:14} one after another {row['serial_s']:7.1f} s, by the fleet {row['fleet_s']:7.1f} s: {row['share']:.2f}")
+        click.echo("\n".join(wrong) or "the same results")
+    sys.exit(bool(wrong))
+
+
+@main.command()
+@click.argument("artifact", type=click.Path(exists=True, dir_okay=False))
+@click.pass_obj
+def slice(folder, artifact):
+    """The least that shows something: a worker is killed and another one returns garbage while an artifact is timed."""
+    for one in (Path(artifact), sidecar(artifact)):
+        shutil.copy(one, folder)
+    work = Work(folder, [{"artifact": Path(artifact).name, "iterations": 20 + number} for number in range(4)], backends=("null",))
+    fleet = Fleet(2, folder)
+    serially(fleet.hosts, work.commands(folder / "serial"))
+    row = round_of(fleet, work, folder / "fleet", folder / "serial", ["garbage", "worker"], random.Random(0), 4)
+    fleet.hosts.close()
+    click.echo(json.dumps(row))
+    sys.exit(bool(row["wrong"]))
 
 
 @main.command()
@@ -210,9 +287,9 @@ def main():
 @click.option("--seed", type=int, help="Another each time if not given; it is printed.")
 @click.option("--workers", default=4)
 @click.option("--faults", "kinds", default=",".join(FAULTS))
-@click.option("--data", type=click.Path(exists=True, file_okay=False), required=True)
+@data
 @click.option("--count", default=8)
-@click.option("--json", "as_json", is_flag=True)
+@as_json
 @click.pass_obj
 def chaos(folder, rounds, seed, workers, kinds, data, count, as_json):
     """Disturb plans at random moments: each is to end as if nothing had happened."""
@@ -222,16 +299,21 @@ def chaos(folder, rounds, seed, workers, kinds, data, count, as_json):
     trained = exported(folder, "--resolution", "96x128", demo.CHECKPOINT)
     work = Work(folder, *small("sgcpnet", trained, exported(folder, "--resolution", "64x128", "--model", "sgcpnet")), trained, os.path.abspath(data), count)
     fleet = Fleet(workers, folder)
-    click.echo(f"serially {serially(fleet.hosts, work, folder / 'serial')}", err=True)
-    rows = [round_of(fleet, work, folder / "0", folder / "serial", [], chance, 0)]
-    lasts = rows[0]["seconds"]
-    click.echo(json.dumps(rows[-1]), err=True)
-    for number in range(rounds):
+    serial, _ = serially(fleet.hosts, work.commands(folder / "serial"))
+    click.echo(f"serially {serial}", err=True)
+    rows, lasts = [], max(serial.values())
+    while len(rows) < rounds:
+        number = len(rows) + 1
         wanted = [kinds[number % len(kinds)], *(chance.choice(kinds) for _ in range(chance.randrange(2)))]
-        rows.append(round_of(fleet, work, folder / str(number + 1), folder / "serial", wanted, chance, lasts))
-        click.echo(json.dumps({"round": number + 1, **rows[-1]}), err=True)
-        if rows[-1]["wrong"]:
-            kept(folder, number + 1)
+        row = round_of(fleet, work, folder / str(number), folder / "serial", wanted, chance, lasts)
+        lasts = min(lasts, row["seconds"])
+        click.echo(json.dumps({"round": number, **row}), err=True)
+        if row["wrong"]:
+            kept(folder, number)
+        if row["happened"] or row["wrong"]:         # else it ended before anything could happen, and is no round
+            rows.append(row)
+        else:
+            shutil.rmtree(folder / str(number))
     fleet.hosts.close()
     told(rows, as_json, seed)
     sys.exit(any(row["wrong"] for row in rows))
@@ -246,8 +328,9 @@ def kept(folder, number):
 def told(rows, as_json, seed):
     if as_json:
         return click.echo(json.dumps({"seed": seed, "rounds": rows}, indent=1))
-    for number, row in enumerate(rows):
-        click.echo(f"{number:2}  {row['seconds']:6.1f} s  {', '.join(row['happened']) or 'nothing':60}  {row['runs']}  {'; '.join(row['wrong'][:3]) or 'right'}")
+    for number, row in enumerate(rows, 1):
+        said = "; ".join(row["wrong"][:3]) or "right"
+        click.echo(f"{number:2}  {row['seconds']:6.1f} s  {', '.join(row['happened']) or 'nothing':60}  {row['runs']}  {said}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ PORT = 8786
 def unshared():
     """The command that puts another one into namespaces of its own; as root, or as a user who may be root there."""
     own = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    return ["unshare", *own, "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    return ["setpriv", "--pdeathsig", "KILL", "unshare", *own, "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
 def why_not():
@@ -38,6 +38,7 @@ def why_not():
 def enter():
     """A folder for such machines, and this process the first of those namespaces: the caller's module is run anew in them."""
     if not os.environ.get(INSIDE):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         with tempfile.TemporaryDirectory(prefix="fleet-") as folder:
             sys.exit(subprocess.run([*unshared(), sys.executable, *sys.argv], env={**os.environ, INSIDE: folder}).returncode)
     if os.getpid() != 1:
@@ -92,11 +93,10 @@ class Hosts:
         said(process, "scheduler at")
         return process
 
-    def worker(self, host, *options, script=None):
-        """A worker on a machine; script: what is run instead of the command, with its arguments."""
-        arguments = ["worker", "--scheduler", self.address, "--insecure", "--store", self.home(host) / "store", *options]
-        process = self.run(host, *script, *arguments) if script else self.rtseg(host, *arguments)
-        return process
+    def worker(self, host, store=None, *script):
+        """A worker on a machine; script: what is run instead of the command, with its first arguments."""
+        return self.run(host, *(script or ("-m", "rtseg_deploy")), "worker", "--scheduler", self.address, "--insecure", "--store",
+                        store or self.home(host) / "store")
 
     def cut(self, host, yes=True):
         """Take a machine's cable out, or put it in again."""

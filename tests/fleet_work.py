@@ -16,23 +16,24 @@ OF_TIME = {"seconds", "warmup_seconds", "warmup_converged", "minor_faults", "emp
 class Work:
     """Commands over plans, which a fleet does or this process; what they make goes into a folder."""
 
-    def __init__(self, folder, bench, build, trained, data, count, iterations=20, backends=("null", "onnxruntime-cpu")):
-        self.folder, self.trained, self.data, self.count, self.backends, self.iterations = Path(folder), trained, data, count, backends, iterations
+    def __init__(self, folder, bench=(), build=(), trained=None, data=None, count=0, backends=("null", "onnxruntime-cpu")):
+        self.folder, self.trained, self.data, self.count, self.backends = Path(folder), trained, data, count, backends
+        self.given = {"bench": bench, "build-engine": build, "eval": trained}
         for name, rows in (("times", bench), ("engines", build)):
             (self.folder / f"{name}.toml").write_text("row = [\n" + ",\n".join(map(row, rows)) + "\n]\n")
 
-    def commands(self, goal, only=("bench", "build-engine", "eval")):
+    def commands(self, goal):
         """name -> arguments."""
         mine = goal / "trained.onnx"        # eval notes what it finds in the sidecar
-        if "eval" in only and not mine.exists():
+        if self.trained and not mine.exists():
             goal.mkdir(parents=True, exist_ok=True)
             shutil.copy(sidecar(self.trained), sidecar(mine))
             shutil.copy(self.trained, mine)
         how = [word for name in self.backends for word in ("--backend", name)]
-        every = {"bench": ["bench", self.folder / "times.toml", *how, "-n", self.iterations, "--warmup", 0.1, "-o", goal / "results"],
+        every = {"bench": ["bench", self.folder / "times.toml", *how, "--warmup", 0.1, "-o", goal / "results"],
                  "build-engine": ["build-engine", self.folder / "engines.toml", "--target", "rtx-2080ti", "--engines", goal / "engines"],
                  "eval": ["eval", mine, "--data", self.data, "--count", self.count, "-o", goal / "accuracy"]}
-        return {name: [*every[name], "--json"] for name in only}
+        return {name: [*every[name], "--json"] for name, given in self.given.items() if given}
 
 
 def row(given):

@@ -42,16 +42,23 @@ def test_version():
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-@pytest.mark.parametrize("command", group.commands)
+def commands(known, *above):
+    """The words of each command that is no group of others."""
+    for name, command in known.items():
+        yield from commands(command.commands, *above, name) if hasattr(command, "commands") else [(*above, name)]
+
+
+@pytest.mark.parametrize("command", list(commands(group.commands)), ids=" ".join)
 def test_every_command_has_help_with_an_example_and_is_in_the_readme(command):
-    out = CliRunner().invoke(group, [command, "--help"]).output
+    out = CliRunner().invoke(group, [*command, "--help"]).output
     example = re.search(r"Example:\n((?:    .*\n)+)", out)[1]
-    for line in [*example.strip().splitlines(), *(line for line in commands_of_the_readme() if f" {command} " in line)]:
-        words = shlex.split(line.partition("#")[0])
-        assert words[:2] == ["rtseg-deploy", command]
+    begin, count = ["rtseg-deploy", *command], len(example.strip().splitlines())
+    typed = [shlex.split(line.partition("#")[0]) for line in [*example.strip().splitlines(), *commands_of_the_readme()]]
+    assert all(words[:len(begin)] == begin for words in typed[:count])
+    for words in (words for words in typed if words[:len(begin)] == begin):
         for option in (word for word in words if word.startswith("-")):
             assert re.search(rf"(?<![\w-]){option}(?![\w-])", out), option
-    assert f"`{command}`" in README
+    assert f"`{command[0]}`" in README
 
 
 def commands_of_the_readme():

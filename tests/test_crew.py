@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-distributed = pytest.importorskip("distributed")
+dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
 
 from rtseg_deploy import bench, campaign, crew, files, remote, tasks  # noqa: E402
 from rtseg_deploy import fleet as fleets  # noqa: E402
@@ -111,6 +111,17 @@ def test_a_file_travels_to_a_worker_once(path, tmp_path, work, monkeypatch):
     assert all([one.name for one in (tmp_path / f"store-{n}").iterdir() if one.is_file()] in ([files.sha256(path)], []) for n in range(2))
 
 
+def test_a_file_stays_where_it_is_for_later_tasks(path, tmp_path, work):
+    """Dask would keep one copy of it, and each worker would fetch it again every few seconds."""
+    work(lambda folder, job, worker: (time.sleep(0.05), good(folder)))
+    with dask.config.set({"distributed.scheduler.active-memory-manager.interval": "10ms"}), fleet(tmp_path, (), ()) as by:
+        for _ in range(2):
+            by.run([task(str(number), lambda *_: None, path) for number in range(4)])
+            time.sleep(0.3)
+        fetched = by.client.run(lambda dask_worker: sum(len(one["keys"]) for one in dask_worker.transfer_incoming_log))
+    assert sum(fetched.values()) == 1
+
+
 GARBAGE = {
     "nothing": lambda reply: None,
     "no times": lambda reply: {**reply, "began": "yesterday"},
@@ -119,7 +130,8 @@ GARBAGE = {
     "another file": lambda reply: {**reply, "files": {"../made": b"made"}, "result": {"ok": True, "made": {"../made": remote.launch.digest(b"made")}}},
     "too few": lambda reply: {**reply, "files": {}},
     "no result": lambda reply: {**reply, "result": {}},
-    "refused by its task": lambda reply: {**reply, "result": {"ok": True, "made": {}}, "files": {}},
+    "another task's": lambda reply: {**reply, "result": {**reply["result"], "of": "0" * 64}},
+    "refused by its task": lambda reply: {**reply, "result": {**reply["result"], "made": {}}, "files": {}},
 }
 
 
@@ -135,7 +147,7 @@ def broken(request, hashes, blobs):
 @pytest.mark.parametrize("kind", GARBAGE)
 def test_garbage_is_never_taken(kind, path, tmp_path, work, monkeypatch):
     took = []
-    work(lambda folder, job, worker: good(folder))
+    work(lambda folder, job, worker: good(folder, worker.encode()))
 
     def take(result, folder):
         if not result["ok"] or not result["made"]:
@@ -146,7 +158,7 @@ def test_garbage_is_never_taken(kind, path, tmp_path, work, monkeypatch):
     KIND[:] = [kind]
     with fleet(tmp_path, (), ()) as by:
         by.run([task(str(number), take, path) for number in range(4)])
-    assert took == [b"made"] * 4 and not (tmp_path / "made").exists()
+    assert took == [b"worker-1"] * 4 and not (tmp_path / "made").exists()
 
 
 def test_a_device_that_fails_time_after_time_is_set_aside_and_named(path, tmp_path, work):
@@ -176,6 +188,21 @@ def test_a_task_that_fails_everywhere_is_itself_at_fault(path, tmp_path, work):
                 for number, name in enumerate(["bad", "good", "bad", "bad", "good", "bad"])])
         assert len(by.workers()) == 3
     assert len(done) == 6 and all(ok == (name == "good") for (name, _), ok in done.items()) and not by.remarks
+
+
+def test_a_processor_is_judged_by_what_another_one_then_did(path, tmp_path, work):
+    """What nobody can do sets nobody aside; what only one cannot does."""
+    def at(folder, job, worker):
+        if job["name"] == "bad" or job["name"] == "its own" and worker == "worker-0":
+            raise RtsegError("no such layer")
+        good(folder)
+
+    work(at)
+    for names, left in ((["bad"] * 8, 2), (["its own"] * 12, 1)):
+        done = []
+        with fleet(tmp_path, (), ()) as by:
+            by.run([task(name, lambda result, folder: done.append(result["ok"]), path) for name in names])
+            assert len(by.workers()) == left and done == [names[0] != "bad"] * len(names)
 
 
 def test_a_lone_processor_goes_on_whatever_fails(path, tmp_path, work):
@@ -243,3 +270,42 @@ def test_what_anybody_could_reach_is_refused(host):
         remote.refuse_open(host, None, False)
     for one, tls, insecure in (("127.0.0.1", None, False), ("localhost", None, False), ("::1", None, False), (host, "folder", False), (host, None, True)):
         remote.refuse_open(one, tls, insecure)
+
+
+def test_what_a_dead_worker_left_goes_when_the_next_begins(tmp_path):
+    """And what a living one has stays."""
+    dead, living = remote.Post(tmp_path / "store", None, 1), remote.Post(tmp_path / "store", None, 1)
+    for post in (dead, living):
+        post.setup(None)
+        (post.own / "half").write_bytes(b"half")
+    dead.held.close()
+    remote.Post(tmp_path / "store", None, 1).setup(None)
+    assert not dead.own.exists() and (living.own / "half").exists()
+
+
+ROW = {"size": [2, 3], "confusion": [[0, 0, 4], [1, 0, 2]], "boundary": [[1, 2, 3, 4], [0, 0, 0, 0]], "seconds": {"network": 0.1}, "decode": 0.1, "waited": 0.0}
+
+
+@pytest.mark.parametrize("change", [{"size": [2, float("nan")]}, {"size": []}, {"confusion": [[0, 0, 7]]}, {"confusion": [[0, 2, 4]]},
+                                    {"confusion": [[0, 0, -1]]},
+                                    {"confusion": [[0, 0, float("nan")]]}, {"confusion": [[0, 0]]}, {"confusion": ["000"]}, {"boundary": [[1, 2, 3, 4]]},
+                                    {"boundary": [[1, 2, 3, 10**30]] * 2},
+                                    {"seconds": {"network": float("nan")}}, {"seconds": {"network": "x"}}, {"waited": -1.0}])
+def test_counts_that_no_picture_has_are_not_added(change):
+    assert tasks.countable(ROW, 2) and not tasks.countable({**ROW, **change}, 2)
+
+
+@pytest.mark.parametrize("spoil", [float("nan"), float("inf"), -1.0, 1e30, "x"])
+def test_a_figure_whose_samples_are_no_times_is_not_taken(spoil, artifact, tmp_path):
+    ask = bench.Ask(backends=("null",), results=str(tmp_path), warmup_limit=0.1, iterations=20, names={"null": "0.json"})
+    bench.bench(artifact, ask)
+    result = {"ok": True, "figures": {"null": "0.json"}, "failed": {}}
+    assert tasks.figures(result, tmp_path, artifact, ask)["null"]["file"] == str(artifact)
+    value = files.read_json(tmp_path / "0.json")
+    value["runs"][0]["seconds"][3] = spoil
+    files.write_json(tmp_path / "0.json", value)
+    with pytest.raises(RtsegError, match="is damaged"):
+        tasks.figures(result, tmp_path, artifact, ask)
+    for nonsense in ({}, {"figures": [], "failed": {}}, {"figures": {"null": 3}, "failed": {}}):
+        with pytest.raises(RtsegError, match="is no timing of it"):
+            tasks.figures(nonsense, tmp_path, artifact, ask)

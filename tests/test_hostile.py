@@ -15,11 +15,12 @@ from conftest import ROOT
 from rtseg_deploy import launch, ssh
 from rtseg_deploy.errors import RtsegError
 
-# A device: it runs the scripts here, in a folder of its own. EVIL is Python that may answer in its place: `script` is what it is asked to run.
+# A device: it runs the scripts here, in a folder of its own, but for those that remove. EVIL is Python that may answer in its place: `script` is what it
+# is asked to run.
 DEVICE = f"""#!{sys.executable} -IS
 import json, os, sys
 script = sys.argv[-1]
-if "-O" in sys.argv:
+if "-O" in sys.argv or "@rtseg-deploy; rm -rf " in script:     # what is removed there would be removed here, wherever a broken check let it point
     sys.exit()
 out = sys.stdout.buffer
 def ready():
@@ -57,6 +58,9 @@ def answer(**result):
     return f"cat > result.json <<'END'\n{json.dumps(result)}\nEND"
 
 
+GOOD = answer(ok=True, probe={"gpu": {"error": "none"}})
+
+
 def probed(place):
     with launch.ran(launch.Job({"action": "probe"}), place) as (result, _):
         return result
@@ -72,15 +76,15 @@ def said(place):
 
 
 def test_the_device_of_these_tests_answers(device):
-    assert probed(device(python=answer(ok=True, probe={"gpu": {"error": "none"}})))["probe"] == {"gpu": {"error": "none"}}
+    assert probed(device(python=GOOD))["probe"] == {"gpu": {"error": "none"}}
 
 
 @pytest.mark.parametrize("evil, words", [
     ('without_end(b"x" * 65536)', "prints more than the 1 MiB"),
     ('without_end(b"welcome\\n" * 8192)', "prints more than the 1 MiB"),
     ('ready(); without_end(b"x" * 65536)', "prints more than the 1 MiB"),
-    ('without_end(b"x" * 65536, sys.stderr.buffer)', "device"),
-    ('if "pwd" in script: ready(); print("/../../etc"); sys.exit()', "does not tell where its folder"),
+    ('if "pwd" in script: without_end(b"x" * 65536, sys.stderr.buffer)', "device: xxx"),
+    ('if "pwd" in script: ready(); print("/../../no-such-folder-of-these-tests"); sys.exit()', "does not tell where its folder"),
     ('if "pwd" in script: ready(); print("relative"); sys.exit()', "does not tell where its folder"),
     ('if "pwd" in script: ready(); out.write(("/tmp/\\0/" + script.split("mkdir -p ")[-1].split(";")[0]).encode()); sys.exit()',
      "does not tell where its folder"),
@@ -91,11 +95,11 @@ def test_the_device_of_these_tests_answers(device):
     ('if "tail -c" in script: ready(); out.write(b"{}"); sys.exit()', "arrived damaged"),
 ], ids=range(11))
 def test_what_it_prints_has_an_end(device, evil, words):
-    assert words in said(device(evil, python=answer(ok=True, probe={})))
+    assert words in said(device(evil, python=GOOD))
 
 
 @pytest.mark.parametrize("python, words", [
-    ("head -c 300000000 /dev/zero >&2; exit 1", "device"),
+    (f"head -c 300000000 /dev/zero >&2 || exit 1\n{GOOD}", "device"),
     ("head -c 300000000 /dev/zero; exit 1", "device"),
     ("head -c 100000 /dev/zero > result.json", "is not JSON"),
     ("python3 -c 'print(\"[\" * 200000)' > result.json", "nested"),

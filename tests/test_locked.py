@@ -8,7 +8,7 @@ from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-LOCKED = ("requirements.txt", "requirements-rtx.txt")
+LOCKED = sorted(path.name for path in ROOT.glob("requirements*.txt"))
 APART = {"torch", "onnxruntime-gpu", "tensorrt"}        # the user's choice, the same module as onnxruntime, and a device's own
 MACHINES = [{"python_version": f"3.{minor}", "python_full_version": f"3.{minor}.0", "sys_platform": system, "platform_machine": machine,
              "platform_system": {"linux": "Linux", "darwin": "Darwin"}[system], "implementation_name": "cpython",
@@ -73,5 +73,5 @@ def test_nothing_that_they_need_is_missing():
 def test_make_installs_nothing_but_torch_without_a_hash():
     lines = [line for line in (ROOT / "Makefile").read_text().splitlines() if "pip install" in line and "$(BIN)" in line]
     free = [line for line in lines if "--require-hashes" not in line]
-    assert len(lines) == 4 and [re.search(r"(\$\(TORCH\)|-e \.)$", line)[0] for line in free] == ["$(TORCH)", "-e ."]
+    assert len(lines) == 5 and [re.search(r"(\$\(TORCH\)|-e \.)$", line)[0] for line in free] == ["$(TORCH)", "-e ."]
     assert "--no-deps --no-build-isolation" in free[1], "or it would fetch what it is built with"

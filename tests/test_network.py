@@ -70,7 +70,7 @@ def test_the_commands_try_nothing(tried, tmp_path):
     us = f"{sys.executable} -m rtseg_deploy"
     unstable = "|| [ $? = 3 ]"
     lines = [f"{us} export {demo.CHECKPOINT} -o net.onnx --resolution 96x128", f"{us} check net.onnx --target jetson-tx2 || true",
-             f"{us} bench net.onnx -n 5 --warmup 0.1 --backend onnxruntime-cpu --backend openvino --backend torch-eager {unstable}",
+             f"{us} bench net.onnx -n 5 --warmup 0.1 --backend onnxruntime-cpu --backend openvino {unstable}",
              f"{us} report results -o report", f"{us} eval net.onnx --data camvid", f"{us} doctor || true"]
     if find_spec("tensorrt_rtx"):
         lines.insert(1, f"{us} build-engine net.onnx --target rtx-2080ti")

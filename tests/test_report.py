@@ -46,6 +46,15 @@ def written(folder, **values):
 # ---- what it reads
 
 
+def test_int8_is_in_it(tmp_path):
+    """Also for a paper's figure, on a card whose peaks in FP32 are known."""
+    made = {name: synthetic.result("sgcpnet-avg3", gpu=True, backend="tensorrt", precision="int8", figure="SGCPNet:Table VI:0301", machine=name, iterations=30)
+            for name in ("NVIDIA GeForce RTX 2080 Ti", "NVIDIA GeForce GTX 1080 Ti")}
+    found = summary.summary(written(tmp_path, **made), "sgcpnet", "vi")
+    rows = [row for part in found["papers"] for row in part["beside"] if row["number"]]
+    assert len(rows) == 2 and all(row["our_precision"] == "int8" and "our_limit_ms" not in row and "int8: its peaks" in row["notes"][-1] for row in rows)
+
+
 def test_a_folder_is_read_once_and_what_is_foreign_is_a_line_each(folder, tmp_path):
     good = json.loads((folder / "gpu-small.json").read_text())
     wrong = {"foreign.json": '{"kind": "onnx"}', "list.json": "[]", "cut.json": json.dumps(good)[:-9], "old.json": json.dumps({**good, "format": 2}),

@@ -19,6 +19,7 @@ from . import (  # noqa: F401 (they join the group)
     make,
     measure,
     report,
+    results,
     sign,
     targets,
     tune,

@@ -4,7 +4,7 @@ import json
 import click
 
 from ..errors import need
-from ..terminal import progress, put, show, warn
+from ..terminal import document, progress, show, warn
 from .group import as_json, as_markdown, cli
 
 
@@ -46,7 +46,7 @@ def calibrate(model, source, goal, markdown, as_json, **how):
         click.echo(json.dumps({"file": str(path), **artifact.to_json()}, indent=1))
     elif markdown:
         from ..report import markdown_table
-        put(markdown_table(made.layer_rows(about)))
+        document(markdown_table(made.layer_rows(about)))
     else:
         from ..report import artifact_table, plain_table
         show(artifact_table(str(path), artifact), plain_table([row for row in made.layer_rows(about) if row["kept in FP32"]]), made.summary(about))

@@ -3,7 +3,7 @@ import json
 
 import click
 
-from ..terminal import Size, progress, put, show
+from ..terminal import Size, document, progress, show
 from .group import as_json, as_markdown, cli
 
 
@@ -53,6 +53,6 @@ def estimate(subject, resolution, targets, fp16, layers, papers, markdown, as_js
         said = [f"{rows[0]['network']}: {said[0]}"]
         rows = [{name: value for name, value in row.items() if name != "network"} for row in rows]
     if markdown:
-        put("\n\n".join([markdown_table(rows), "\n".join(f"* {line}" for line in (*notes, *said))]))
+        document("\n\n".join([markdown_table(rows), "\n".join(f"* {line}" for line in (*notes, *said))]))
     else:
         show(plain_table(rows if papers or layers else brackets(rows)), *notes, *said)

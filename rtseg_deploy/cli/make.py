@@ -7,7 +7,7 @@ import click
 
 from .. import facts
 from ..errors import RtsegError, need
-from ..terminal import Size, progress, put, show, warn
+from ..terminal import Size, document, progress, show, warn
 from .group import SOME_IMAGES, as_json, as_markdown, cli, crew, fleet, need_export, on, real_images
 
 
@@ -47,7 +47,7 @@ def print_rows(rows, markdown, as_json):
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     elif markdown:
-        put(markdown_table(rows))
+        document(markdown_table(rows))
     else:
         show(plain_table(rows))
 

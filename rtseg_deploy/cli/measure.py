@@ -170,7 +170,7 @@ def predict(artifact, sources, folder, backend, frames, labels, precision, untun
         click.echo(json.dumps([*({"image": str(image), "overlay": str(o), "labels": str(m)} for image, (o, m) in zip(images, done)), *made], indent=1))
         return
     for pair in done:
-        put("\n".join(map(str, pair)))
+        put(*map(str, pair))
     for found in made:
         tell_film(found)
 

@@ -3,7 +3,7 @@ import json
 
 import click
 
-from ..terminal import progress, put, show, warn
+from ..terminal import document, progress, show, warn
 from .group import as_json, as_markdown, cli
 
 
@@ -39,6 +39,6 @@ def report(results, paper, table, folder, formats, markdown, as_json):
     if as_json:
         click.echo(json.dumps(found, indent=1))
     elif markdown:
-        put(page.markdown(found))
+        document(page.markdown(found))
     else:
         show(*page.terminal(found), *map(str, paths))

@@ -28,6 +28,7 @@ PROVIDERS = {"onnxruntime-tensorrt": "TensorrtExecutionProvider", "onnxruntime-c
 SESSIONS = (*PROVIDERS, "tensorrt", "tensorrt_rtx")
 WARMUP_STEPS, WARMUP_SECONDS, WARMUP_SECONDS_LIMIT, WINDOW_STEPS, WINDOW_SECONDS = 50, 2.0, 30.0, 20, 0.25
 WARMUP_STEPS_LIMIT, STEADY = 100000, (0.05, 0.01, 0.05)     # reached only by what takes less than 20 us; by how much quartiles and median may differ
+MOST = {"threads": 512, "iterations": 1000000, "warmup_limit": 3600}    # that a job may ask for
 HOST_OF_DEVICE = 0.95    # a host's clock that shows less than this share of the device's did not wait for it
 REPORT, CUDA = b"@rtseg ", "libcuda.so.1"     # begins a line that tells; the driver
 BROUGHT = {"build": "building", "profile": "layers", "label": "labelling", "turns": "turns"}      # action -> the module that comes with such a job
@@ -63,6 +64,10 @@ def main(argv, open_session=None):
     leashed(job)
     sys.path.insert(0, os.getcwd())                 # a job brings the modules that it needs
     try:
+        made, much = list(job.get("labels") or ()) + [job.get("sampled") or ""], [name for name in MOST if not 0 <= (job.get(name) or 0) <= MOST[name]]
+        refuse(much, "the job asks for more %s than anyone does" % ", ".join(much), "report it, with job.json")
+        away = [name for name in made if os.path.basename(name) != name or name in (".", "..")]
+        refuse(away, "the job names a file that is not in its folder", "report it, with job.json")
         given = [(open_session or own_session)(job)] if job["action"] not in ("probe", "build", "load") else []
         own = {"probe": probe, "load": load, "infer": infer, "time": time_steps}.get(job["action"])
         result = dict({"environment": environment()}, **(own or getattr(need(BROUGHT[job["action"]]), job["action"]))(job, *given), ok=True)

@@ -70,7 +70,7 @@ def enter(kind, folder, clock=True):
         (folder / place).mkdir(exist_ok=True)
         os.environ[name] = str(folder / place)
     tempfile.tempdir = None
-    sys.dont_write_bytecode = True
+    sys.dont_write_bytecode, os.fsync = True, lambda file: None     # nobody cuts the power here, and a disk is slow
     warnings.simplefilter("ignore")
     os.chdir(folder)
     kind.beside()

@@ -16,6 +16,7 @@ NUMBERS = (0, 1, -1, 2, 7, 127, 128, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2
            1e300, float("inf"), float("nan"))
 TEXTS = ("", "x", "..", "../x", "/tmp/rtseg-outside", "a/b", "a\0b", "\x1b[2J", "²", "ß" * 300, "0" * 5000, "x" * 70000, "\ud800", "😀", "-1", "1e9", "null",
          "engine", "onnx", "fp16", "build", "time", "infer", "tensorrt", "input", "output", ".", "C:\\x", "%s", "{0}")
+PATHS = ("../x", "/tmp/rtseg-outside", "..", "a/../../x")
 OTHERS = (None, True, False, [], {}, [[]], [{}], {"": None}, [0] * 1000, [1.5, 2.5], {"a": {"b": {}}})
 MOST = 1 << 20                      # bytes of an input: what grows is not the fuzzing's to find
 
@@ -67,20 +68,40 @@ def of_json(data, random):
         return data
 
 
-def changed(found, random, depth=0):
-    """The value with one place in it changed."""
-    if not isinstance(found, (dict, list)) or not found or random.randrange(6 + 4 * depth) == 0 and depth:
-        return random.choice((value(random), [found], {"x": found}, nested(found, random)))
-    key = random.choice(sorted(found)) if isinstance(found, dict) else random.randrange(len(found))
-    kind = random.randrange(10)
-    if kind == 0:
-        return type(found)(one for one in (found.items() if isinstance(found, dict) else found) if one is not found[key] and one != (key, found[key]))
-    if kind == 1 and isinstance(found, dict):
-        return {**found, random.choice((*TEXTS[:8], *sorted(found))): found[key]}
-    if kind == 1:
-        return [*found, found[key]] * random.choice((1, 3))
-    inner = changed(found[key], random, depth + 1)
-    return {**found, key: inner} if isinstance(found, dict) else [*found[:key], inner, *found[key + 1:]]
+def changed(found, random):
+    """The value with one place in it changed, each as likely."""
+    return put(found, random.choice(list(places(found))), random)
+
+
+def places(found, at=()):
+    """The way to every value within a value, and to itself."""
+    yield at
+    for key in found if isinstance(found, dict) else range(min(len(found), 20)) if isinstance(found, list) else ():
+        yield from places(found[key], (*at, key))
+
+
+def put(found, at, random):
+    if not at:
+        return other(found, random)
+    inner = put(found[at[0]], at[1:], random)
+    return {**found, at[0]: inner} if isinstance(found, dict) else [*found[:at[0]], inner, *found[at[0] + 1:]]
+
+
+def other(found, random):
+    """A value in place of this one: of its kind, of any, or with something left out, doubled or renamed."""
+    if isinstance(found, (dict, list)) and found and random.randrange(3):
+        keys = sorted(found) if isinstance(found, dict) else range(len(found))
+        key = random.choice(keys)
+        rest = {one: found[one] for one in keys if one != key} if isinstance(found, dict) else [found[one] for one in keys if one != key]
+        kind = random.randrange(3)
+        if kind == 0:
+            return rest
+        if isinstance(found, dict):
+            return {**(rest if kind == 1 else found), random.choice((*TEXTS[:8], *keys)): found[key]}
+        return [*found, found[key]] * kind
+    if isinstance(found, (int, float, str)) and random.randrange(2):
+        return random.choice(random.choice((TEXTS, PATHS)) if isinstance(found, str) else NUMBERS)
+    return random.choice((value(random), value(random), [found], {"x": found}, nested(found, random)))
 
 
 def nested(found, random):
@@ -237,7 +258,7 @@ def of_pickle(data, random):
     if kind == 0:
         return of_bytes(data, random)
     if kind == 1:
-        spots = [match.span() for match in re.finditer(rb"(?<=c)[\w.]+\n\w+(?=\n)", data)]
+        spots = [match.span() for match in re.finditer(rb"(?<=c)[\w.]{1,60}\n\w{1,40}(?=\n)", data)]
         new = random.choice(GLOBALS)
     elif kind == 2:
         spots = [match.span() for match in re.finditer(rb"K.|M..|J....", data, re.DOTALL)]

@@ -1,14 +1,34 @@
-"""Inputs by hypothesis, for as long as there is time: mutations of valid files, made smaller where something breaks."""
+"""Inputs by hypothesis, for as long as there is time: mutations of valid files, made smaller where something breaks.
+
+python -m fuzz.search KIND SECONDS FILE, in tests/: first the valid files and the corpus; prints how many inputs were read, or what broke, left in FILE.
+"""
+import sys
 import tempfile
 import time
+from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from .cage import Last, child, enter
+from .kinds import KINDS
 
+CORPUS = Path(__file__).parent / "corpus"
 ROUND = 50                          # examples between looks at the clock
 MARGIN = 90                         # seconds for the start and for making a found input smaller
+
+
+def main(name, seconds, goal):
+    kept = {path.read_bytes(): path.name for path in sorted((CORPUS / name).glob("*"))}
+    for said, data in replayed(KINDS[name], [*KINDS[name].valid, *kept]):
+        Path(goal).write_bytes(data)
+        return f"{kept.get(data, 'a valid file')}:\n{said}"
+    said, data, count = searched(KINDS[name], float(seconds))
+    if said:
+        Path(goal).write_bytes(data)
+        return said
+    print(count, "inputs")
+    return 0
 
 
 def searched(kind, seconds):
@@ -62,3 +82,7 @@ def all_of(kind, folder, inputs, last):
         last.keep(data)
         read(data)
         last.done()
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

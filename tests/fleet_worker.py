@@ -1,17 +1,29 @@
-"""A worker of a fleet that works, and then returns garbage: `python fleet_garbage.py SEED worker --scheduler …`."""
+"""A worker of a fleet that is not as it should be: what it does is `rtseg-deploy`'s, as the arguments after the first two say.
+
+garbage SEED: it works, and then returns something else. slow SECONDS: every task takes so much longer, in which the machine has nothing to do, as
+where a board does it.
+"""
 import json
 import os
 import random
 import sys
+import time
 
 from rtseg_deploy import cli, launch, remote
 
 NONSENSE = (None, [], "fine", 3, {}, {"ok": "yes"}, {"ok": True}, {"ok": True, "made": []}, {"ok": True, "made": {}}, {"ok": True, "made": {"../../x": "0"}},
             {"ok": False}, {"ok": False, "error": 3}, {"ok": False, "error": "\x1b[2J" * 100})
-chance, earlier, sound = random.Random(int(sys.argv.pop(1))), {}, remote.done
+mode, number = sys.argv.pop(1), int(sys.argv.pop(1))
+chance, earlier, sound = random.Random(number), {}, remote.done
 
 
-def done(post, request, hashes, *more):
+def slow(*given):
+    result = sound(*given)
+    time.sleep(number)
+    return result
+
+
+def garbage(post, request, hashes, *more):
     """What remote.done gives, spoilt."""
     result, made = sound(post, request, hashes, *more)
     mine = earlier.setdefault(request["action"], [])
@@ -65,5 +77,5 @@ def hashed(result, made):
     return {**result, "made": {name: launch.digest(data) for name, data in made.items()}}, made
 
 
-remote.done = done
+remote.done = {"garbage": garbage, "slow": slow}[mode]
 cli.main()
