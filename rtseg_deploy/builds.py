@@ -5,10 +5,10 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import __version__, build, crew, facts, files, launch, plans, tasks
+from . import __version__, build, crew, facts, files, launch, locks, plans, tasks
 from .campaign import export_of, target_of, title
 from .errors import RtsegError
-from .records import FORMAT, Artifact, read_artifact, sidecar, size, write_artifact
+from .records import FORMAT, Artifact, read_artifact, size, write_artifact
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ def kept(source, goal, parent=None):
         shutil.move(source, temporary)
         return replace(artifact, parent=parent or artifact.parent)
 
-    sidecar(goal).parent.mkdir(parents=True, exist_ok=True)
-    return write_artifact(goal, fill)
+    with locks.goal(goal):
+        return write_artifact(goal, fill)
 
 
 def note(found, numbers, **what):

@@ -5,7 +5,7 @@ import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from . import __version__, backends, bench, crew, facts, files, launch, measure, plans, tasks
+from . import __version__, backends, bench, crew, facts, files, launch, locks, measure, plans, tasks
 from .errors import RtsegError
 from .records import FORMAT, read_artifact, sidecar, size
 
@@ -33,7 +33,13 @@ def run(path, ask, anywhere=False, again=False, tell=launch.quiet, by=None):
 
     anywhere: a row of a GPU is timed on whatever backend is asked for. again: what has a result is timed once more. by: a crew, this process if not given.
     """
-    plan, by = plans.read(path), by or crew.Serial(ask.place)
+    plan = plans.read(path)
+    with locks.goal(Path(ask.results, plan.name, TIMELINE), tell):  # a second run waits, and finds what the first has made
+        return outcomes(plan, ask, anywhere, again, tell, by or crew.Serial(ask.place))
+
+
+def outcomes(plan, ask, anywhere, again, tell, by):
+    """As run."""
     why_not = unfit_for(by, ask, tell)
     folder, found, asked = Path(ask.results, plan.name), {}, {}
     for number, row in enumerate(plan.rows, 1):

@@ -96,11 +96,11 @@ def evaluated(subject, path, ask, tell):
         todo = [pair for pair in data.pairs if pair.name not in done or ask.save and not gallery.drawn(ask.save, key, pair.name)]
         telling = counted(tell, f"{data.name}, {backend}", len(data.pairs) - len(todo), len(data.pairs))
         workers = (ask.label or label)(path, artifact, choice, todo, ask, key, add, telling) if todo else []
-    described = replace(artifact, checks={name: check for name, check in artifact.checks.items() if name != "accuracy"})     # earlier ones
-    value = {"format": FORMAT, "kind": "accuracy", "artifact": described.to_json(), "file": str(subject), "backend": backend, **identity["data"],
-             **summary(goal.with_suffix(".jsonl"), artifact, data, ask.save, key), **worked(workers, goal, ask)}
-    value["notes"] += [f"auto chose {choice.why}"] if choice.why else []
-    files.write_json(goal, value)
+        described = replace(artifact, checks={name: check for name, check in artifact.checks.items() if name != "accuracy"})     # earlier ones
+        value = {"format": FORMAT, "kind": "accuracy", "artifact": described.to_json(), "file": str(subject), "backend": backend, **identity["data"],
+                 **summary(goal.with_suffix(".jsonl"), artifact, data, ask.save, key), **worked(workers, goal, ask)}
+        value["notes"] += [f"auto chose {choice.why}"] if choice.why else []
+        files.write_json(goal, value)
     if Path(path) == Path(subject):
         note_in_sidecar(path, value, goal)
     return [(goal, value)]
