@@ -258,6 +258,11 @@ def worker(address, targets, on, slots, store, tls, host, insecure, told):
         time.sleep(AGAIN_SECONDS)
 
 
+async def dask_setup(worker):
+    """Makes a worker of `dask worker --preload rtseg_deploy.remote`, as dask-jobqueue begins them, one of a fleet; its --resources are told there."""
+    await worker.plugin_add(Post(files.cache() / "fleet", None, worker.state.nthreads))
+
+
 def route(address):
     """The address of this machine from which a scheduler is reached, as its workers and clients see it."""
     host, _, port = address.rpartition("://")[2].rpartition(":")

@@ -309,3 +309,17 @@ def test_a_figure_whose_samples_are_no_times_is_not_taken(spoil, artifact, tmp_p
     for nonsense in ({}, {"figures": [], "failed": {}}, {"figures": {"null": 3}, "failed": {}}):
         with pytest.raises(RtsegError, match="is no timing of it"):
             tasks.figures(nonsense, tmp_path, artifact, ask)
+
+
+def test_a_worker_that_dask_began_works_too(path, tmp_path, work, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    work(lambda folder, job, worker: good(folder))
+    done = []
+    with fleet(tmp_path) as by:
+        async def start():
+            return await distributed.Worker(by.client.scheduler.address, nthreads=1, resources=remote.resources(None, ()), preload="rtseg_deploy.remote",
+                                            dashboard=False)
+        worker = by.client.cluster.sync(start)
+        by.run([task("one", lambda result, folder: done.append(result["ok"]), path)])
+        by.client.cluster.sync(worker.close)
+    assert done == [True] and (tmp_path / "rtseg-deploy/fleet" / files.sha256(path)).is_file()
