@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distributed import Client, LocalCluster
+from distributed.client import ClosedClientError
 
 from . import files, launch, remote, tasks
 from .crew import ALL, MACHINE, PROCESSOR, noted, refused, taken
@@ -28,7 +29,7 @@ PATIENCE = 600.0                    # seconds without a scheduler, or without a 
 GATHER = 120.0                      # seconds in which a result comes home
 HELD = 2 << 30                      # bytes of files that the workers' memory holds for later tasks
 CONNECT_SECONDS = 10
-LOST = (CancelledError, TimeoutError, asyncio.TimeoutError, OSError)    # what Dask raises where a connection, a worker or a scheduler went
+LOST = (CancelledError, ClosedClientError, TimeoutError, asyncio.TimeoutError, OSError)     # what Dask raises where a connection, a worker or a scheduler went
 
 
 @dataclass

@@ -36,7 +36,8 @@ TLS = ("ca.pem", "cert.pem", "key.pem")
 HERE_ALONE = "127.0.0.1:0"          # where Dask's pages of what goes on are: they know no TLS
 
 dask.config.set({"distributed.scheduler.active-memory-manager.start": False})       # it drops what two workers have: files would travel again and again
-logging.getLogger("distributed").setLevel(logging.INFO if os.environ.get("RTSEG_DEBUG") else logging.ERROR)
+for logger in ("distributed", "distributed.client"):        # each lost connection is a traceback there; what is to be known of it is told
+    logging.getLogger(logger).setLevel(logging.INFO if os.environ.get("RTSEG_DEBUG") else logging.CRITICAL)
 
 
 class Unwanted(Exception):
