@@ -23,7 +23,7 @@ from .crew import ALL, MACHINE, PROCESSOR, noted, refused, taken
 from .errors import RtsegError, first_line
 
 ASIDE = 3                           # failures in a row after which a device is given nothing more
-WORKERS_TRIED = 2                   # a task that fails on so many is itself at fault
+WORKERS_TRIED = 3                   # a task that fails on so many is itself at fault; two machines may be broken at once
 AHEAD = 2                           # tasks that a worker is given for each that it can do at once
 PATIENCE = 600.0                    # seconds without a scheduler, or without a worker that could go on
 GATHER = 120.0                      # seconds in which a result comes home
