@@ -16,18 +16,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distributed import Client, LocalCluster
+from distributed.client import ClosedClientError
 
 from . import files, launch, remote, tasks
 from .crew import ALL, MACHINE, PROCESSOR, noted, refused, taken
 from .errors import RtsegError, first_line
 
 ASIDE = 3                           # failures in a row after which a device is given nothing more
-WORKERS_TRIED = 2                   # a task that fails on so many is itself at fault
+WORKERS_TRIED = 3                   # a task that fails on so many is itself at fault; two machines may be broken at once
 AHEAD = 2                           # tasks that a worker is given for each that it can do at once
 PATIENCE = 600.0                    # seconds without a scheduler, or without a worker that could go on
 GATHER = 120.0                      # seconds in which a result comes home
 HELD = 2 << 30                      # bytes of files that the workers' memory holds for later tasks
-LOST = (CancelledError, TimeoutError, asyncio.TimeoutError, OSError)    # what Dask raises where a connection, a worker or a scheduler went
+LOST = (CancelledError, ClosedClientError, TimeoutError, asyncio.TimeoutError, OSError)     # what Dask raises where a connection, a worker or a scheduler went
 
 
 @dataclass

@@ -42,7 +42,8 @@ dask.config.set({
     "distributed.scheduler.active-memory-manager.start": False,     # it drops what two workers have: files would travel again and again
     "distributed.worker.profile.enabled": False,    # wakes 100 times a second, beside what is timed; so do the rest, less often
     "distributed.worker.memory.monitor-interval": "1s", "distributed.admin.tick.interval": "1s", "distributed.admin.system-monitor.interval": "5s"})
-logging.getLogger("distributed").setLevel(logging.INFO if os.environ.get("RTSEG_DEBUG") else logging.ERROR)
+for logger in ("distributed", "distributed.client"):        # each lost connection is a traceback there; what is to be known of it is told
+    logging.getLogger(logger).setLevel(logging.INFO if os.environ.get("RTSEG_DEBUG") else logging.CRITICAL)
 
 
 class Unwanted(Exception):

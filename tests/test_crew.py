@@ -251,6 +251,19 @@ def test_a_worker_that_dies_is_replaced_by_another(path, tmp_path, work):
     assert done == [True] * 6
 
 
+def test_a_client_that_gave_up_waits_for_the_next_one(path, tmp_path, work):
+    """Dask closes its client by itself, at any moment, when a scheduler does not come back."""
+    release = threading.Event()
+    work(lambda folder, job, worker: (release.wait(30), good(folder)))
+    with fleet(tmp_path, ()) as by:
+        by.give(fleets.Attempt(task("one", lambda *_: None, path)), "worker-0", by.workers()["worker-0"]["address"])
+        by.client.status = "closed"
+        by.recall({})
+        assert not by.running and [one.task.title for one in by.waiting["", False]] == ["one"]
+        by.client.status = "running"
+        release.set()
+
+
 def test_the_store_is_bounded_and_takes_no_damaged_file(tmp_path, monkeypatch):
     post = remote.Post(tmp_path / "store", None, 1)
     post.store.mkdir()
