@@ -218,7 +218,7 @@ import errno, os, subprocess, sys
 from pathlib import Path
 from rtseg_deploy import evaluate, files
 folder = Path(sys.argv[1])
-row = {"name": "", "size": [1, 1], "confusion": [], "boundary": [1] * 100, "seconds": {}, "decode": 0.0, "waited": 0.0}
+row = {"name": "", "size": [1, 1], "confusion": [], "boundary": [[1] * 100], "seconds": {}, "decode": 0.0, "waited": 0.0}
 added = []
 try:
     with evaluate.log(folder / "log.jsonl", False) as (done, add):
@@ -253,7 +253,8 @@ def test_a_signal_is_one_line_that_says_how_to_go_on(place, tmp_path, monkeypatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with locks.machine(True):
         process = subprocess.Popen([sys.executable, "-m", "rtseg_deploy", "bench", place, "--backend", "null", "-o", tmp_path / "results"],
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path)
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path,
+                                   preexec_fn=lambda: signal.signal(how, signal.SIG_DFL))      # a test run under nohup has SIGHUP ignored
         while "waiting until nothing else is timed or computed here" not in (line := process.stderr.readline()):
             assert line, "it did not wait"
         process.send_signal(how)
