@@ -92,7 +92,7 @@ def travelled(by, digest):
     """How many workers have a file, and how often one got it from another one."""
     def counted(dask_worker):
         stored = (dask_worker.plugins[remote.Post.name].store / digest).is_file()
-        return stored, sum(key.startswith(digest) for fetch in dask_worker.transfer_incoming_log for key in fetch["keys"])
+        return stored, sum(digest in key for fetch in dask_worker.transfer_incoming_log for key in fetch["keys"])
 
     stored, fetched = zip(*by.client.run(counted).values())
     return {"stored": sum(stored), "fetched": sum(fetched)}

@@ -182,10 +182,10 @@ class Fleet:
     def blobs_of(self, attempt, address):
         """sha256 -> Future of the bytes of each file that it reads. What no worker has goes to the one that is to do it; others get it from there, once."""
         paths = {digest: Path(attempt.task.reads[name]) for name, digest in attempt.hashes.items()}
-        missing = {f"{digest}-{uuid.uuid4().hex[:8]}": path.read_bytes() for digest, path in paths.items()
+        missing = {("file", digest, uuid.uuid4().hex): path.read_bytes() for digest, path in paths.items()
                    if digest not in self.blobs or self.blobs[digest][0].status != "finished"}
         for key, future in (self.client.scatter(missing, workers=[address]) if missing else {}).items():
-            digest, size = key.partition("-")[0], len(missing[key])
+            digest, size = key[1], len(missing[key])
             self.held += size - self.blobs.pop(digest, (None, 0))[1]
             self.blobs[digest] = future, size
         for digest in paths:

@@ -40,6 +40,7 @@ HERE_ALONE = "127.0.0.1:0"          # where Dask's pages of what goes on are: th
 
 dask.config.set({
     "distributed.scheduler.active-memory-manager.start": False,     # it drops what two workers have: files would travel again and again
+    "distributed.admin.low-level-log-length": 20,   # messages that each end of a connection keeps for its developers, with all that is in them
     "distributed.worker.profile.enabled": False,    # wakes 100 times a second, beside what is timed; so do the rest, less often
     "distributed.worker.memory.monitor-interval": "1s", "distributed.admin.tick.interval": "1s", "distributed.admin.system-monitor.interval": "5s"})
 for logger in ("distributed", "distributed.client"):        # each lost connection is a traceback there; what is to be known of it is told
