@@ -217,7 +217,7 @@ def fill(path, result):
 
 
 def draw(result, path):
-    """How time and memory grow with the number of jobs; dotted: as they would if each job cost what one of the first case does."""
+    """How time and memory grow with the number of jobs; dotted: if each job cost what one of the last case does."""
     try:
         import matplotlib
     except ImportError:
@@ -239,10 +239,13 @@ def draw(result, path):
     each.plot(jobs, [1e3 * value / count for value, count in zip(seconds, jobs)], "ks-", label="wall")
     times.plot(jobs, [seconds[-1] * count / jobs[-1] for count in jobs], "k:", label="linear")
     for axes, title in ((times, "seconds"), (each, "milliseconds a job"), (memory, "peak memory, MiB")):
-        axes.set(title=title, xlabel="jobs", xscale="log", ylim=(0, None))
+        axes.set(title=title, xlabel="jobs", xscale="log", xticks=jobs, ylim=(0, None))
+        axes.set_xticklabels(jobs)
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    times.set(yscale="log", ylim=(None, None))
+    times.set_yscale("log")
+    times.set_ylim(auto=True)
     with files.replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100, facecolor="white", metadata={"Software": None})
     plt.close(figure)
