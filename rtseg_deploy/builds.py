@@ -90,7 +90,7 @@ def engine(onnx, target, precision, numbers, name, found, root, by, again, how):
     if not again and sound(goal, files.sha256(onnx)):
         note(found, numbers, path=goal, engine=read_artifact(goal))
         return []
-    device = "" if target.ahead_of_time and not by.offering(target.name) else target.name
+    device = "" if target.ahead_of_time and not by.has(target.name) else target.name
 
     def then(result, folder):
         if not result["ok"]:

@@ -69,10 +69,10 @@ def unfit_for(by, ask, tell):
         target = target_of(row.device)
         if not backends.on_gpu(backend):
             why = "" if anywhere or not of_gpu(row) else f"a figure of the {row.device}: --backend onnxruntime-cuda times it there, --anywhere on {backend}"
-            return why or ("" if by.offering() else "no worker has a processor for it")
+            return why or ("" if by.has() else "no worker has a processor for it")
         if not target:
             return f"no target has a {row.device}" if row.device else "which device times it? add device = to the row"
-        return "" if by.offering(target) else f"no worker has a {row.device}: rtseg-deploy worker --target {target}"
+        return "" if by.has(target) else f"no worker has a {row.device}: rtseg-deploy worker --target {target}"
     return why
 
 

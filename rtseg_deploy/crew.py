@@ -15,8 +15,8 @@ class Serial:
     def __init__(self, place=None):
         self.place, self.remarks = place, []
 
-    def offering(self, device=""):
-        """Whether a device that is named does the work, see Fleet.offering."""
+    def has(self, device=""):
+        """Whether a device that is named does the work, see Fleet.has."""
         return bool(self.place)
 
     def run(self, given, tell=launch.quiet, timeline=None):

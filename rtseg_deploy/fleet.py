@@ -63,6 +63,7 @@ class Fleet:
         self.connect, self.client, self.remarks = connect, connect(), []
         self.running, self.waiting, self.ended, self.blobs, self.in_a_row = {}, {}, queue.SimpleQueue(), OrderedDict(), {}
         self.done, self.since, self.timeline, self.aside, self.held = 0, time.monotonic(), None, set(), 0
+        self.there = self.workers()
 
     def close(self):
         with contextlib.suppress(*LOST):
@@ -73,18 +74,18 @@ class Fleet:
     def workers(self):
         """Name of each worker -> {"address", "resources", "threads"}."""
         try:
-            known = self.client.scheduler_info(n_workers=-1)["workers"]
+            known = self.client.scheduler_info(n_workers=-1).get("workers", {})     # none where it is just being found again
         except LOST:
             return {}
         return {one["name"]: {"address": address, "resources": one["resources"], "threads": one["nthreads"]} for address, one in known.items()
                 if one["name"] not in self.aside}
 
-    def offering(self, device=""):
-        """Those that have a device, or a processor."""
-        return {name: one for name, one in self.workers().items() if one["resources"].get(device or PROCESSOR)}
+    def has(self, device=""):
+        """Whether one had a device, or a processor, when this began: a moment without workers decides nothing."""
+        return any(one["resources"].get(device or PROCESSOR) for one in self.there.values())
 
     def slots(self):
-        return sum(one["threads"] for one in self.offering().values())
+        return sum(one["threads"] for one in self.there.values() if one["resources"].get(PROCESSOR))
 
     def run(self, given, tell=launch.quiet, timeline=None):
         """Do the tasks, and those that follow from them. Raises RtsegError where the fleet is gone for good."""
@@ -201,10 +202,9 @@ class Fleet:
         """Take what came of an attempt, or see to it that it is made again."""
         if attempt is None:         # of a scheduler that is gone
             return
-        future = attempt.future
         try:
-            error = future.exception(timeout=GATHER)
-            reply = None if error else future.result(timeout=GATHER)
+            error = attempt.future.exception(timeout=GATHER)
+            reply = None if error else attempt.future.result(timeout=GATHER)
         except LOST:
             self.wait_for(attempt)
             return
@@ -237,7 +237,7 @@ class Fleet:
     def blame(self, attempt, reason, fix=""):
         """A failure that may be the worker's: another one tries."""
         attempt.failed[attempt.worker] = reason
-        others = set(self.offering(attempt.task.device)) - set(attempt.failed)
+        others = {name for name, one in self.workers().items() if one["resources"].get(attempt.task.device or PROCESSOR)} - set(attempt.failed)
         if len(attempt.failed) >= WORKERS_TRIED or not others:
             if len(attempt.failed) >= WORKERS_TRIED:        # the same everywhere: it is not they
                 for name in attempt.failed:
@@ -299,7 +299,8 @@ def joined(address, tls=None):
     found = Fleet(lambda: client(address, tls))
     try:
         limit = time.monotonic() + remote.CONNECT_SECONDS
-        while not found.workers():
+        while not found.there:
+            found.there = found.workers()
             if time.monotonic() > limit:
                 raise RtsegError(f"the scheduler at {address} has no workers", f"start one on each machine: rtseg-deploy worker --scheduler {address}")
             time.sleep(0.1)

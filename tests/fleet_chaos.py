@@ -121,6 +121,8 @@ class Fleet:
 
     def garbage_comes(self, chance, clients):
         host = chance.choice(self.hosts.workers)
+        if "garbage" in self.workers:
+            self.hosts.end(self.workers["garbage"])
         self.workers["garbage"] = self.hosts.worker(host, self.hosts.home(host) / "garbage", WORKER, "garbage", chance.randrange(10**6))
 
     def happen(self, fault, chance, clients):

@@ -51,9 +51,9 @@ def another(result, made, mine):
 
 
 def numbers(result, made, mine):
-    """Numbers that are none, in files that are else as they were."""
+    """Samples and counts that are none, in files that are else as they were; a sidecar's figures of a proof nobody can check without it."""
     spoil = chance.choice((float("nan"), float("inf"), -1, 10**30, "x", None))
-    return hashed(result, {name: spoilt(data, spoil) for name, data in made.items()})
+    return hashed(result, {name: data if name.endswith((".onnx.json", ".engine.json")) else spoilt(data, spoil) for name, data in made.items()})
 
 
 def spoilt(data, spoil):

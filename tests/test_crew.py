@@ -264,6 +264,14 @@ def test_a_client_that_gave_up_waits_for_the_next_one(path, tmp_path, work):
         release.set()
 
 
+def test_a_moment_without_workers_decides_nothing(tmp_path, monkeypatch):
+    """Rows were skipped for good where the scheduler had just come back."""
+    with fleet(tmp_path, ("jetson-tx2",), slots=2) as by:
+        for answer in ({}, {"workers": {}}):
+            monkeypatch.setattr(by.client, "scheduler_info", lambda answer=answer, **how: answer)
+            assert by.workers() == {} and by.has() and by.has("jetson-tx2") and not by.has("gtx-1080ti") and by.slots() == 2
+
+
 def test_the_store_is_bounded_and_takes_no_damaged_file(tmp_path, monkeypatch):
     post = remote.Post(tmp_path / "store", None, 1)
     post.store.mkdir()
