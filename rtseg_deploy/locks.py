@@ -33,7 +33,7 @@ def goal(path, tell=quiet):
     path = Path(os.path.realpath(Path(path).parent), Path(path).name)
     name, why = hashlib.sha256(os.fsencode(path)).hexdigest()[:32], f"waiting for another run that writes {path.name}"
     with ExitStack() as locks:
-        hold(locks, taken([folder / f"goal-{name}.lock" for folder in folders()], fcntl.LOCK_EX, why, tell))
+        hold(locks, taken(called(f"goal-{name}"), fcntl.LOCK_EX, why, tell))
         with suppress(NoLock):
             hold(locks, locked(path.with_name(f".{path.name}.lock"), fcntl.LOCK_EX, why, tell))
         yield
@@ -58,9 +58,8 @@ def machine(alone, tell=quiet):
     Never to be nested: who waits to be alone would wait for itself.
     """
     why = "waiting until nothing else is timed or computed here" if alone else "waiting for what is timed here"
-    turnstile, room = ([folder / f"{name}-{boot()}.lock" for folder in folders()] for name in ("turnstile", "machine"))
-    with taken(turnstile, fcntl.LOCK_EX, why, tell):
-        lock = taken(room, fcntl.LOCK_SH if not alone else fcntl.LOCK_EX, why, tell)
+    with taken(called(f"turnstile-{boot()}"), fcntl.LOCK_EX, why, tell):
+        lock = taken(called(f"machine-{boot()}"), fcntl.LOCK_SH if not alone else fcntl.LOCK_EX, why, tell)
     with lock:
         yield
 
@@ -90,6 +89,11 @@ def folders():
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.lstat().st_uid == os.getuid():
             yield folder
+
+
+def called(name):
+    """Where a lock of that name can be: the next folder is made only where the one before takes none."""
+    return (folder / f"{name}.lock" for folder in folders())
 
 
 def taken(paths, how, why, tell):

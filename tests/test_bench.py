@@ -212,7 +212,7 @@ def test_an_artifact_at_other_sizes_is_exported_again_the_same_way(trained, tmp_
 
 def test_another_size_without_the_checkpoint_is_refused(artifact, copy_of, tmp_path):
     path = copy_of(artifact, parent={"file": str(tmp_path / "gone.pth"), "sha256": "0" * 64})
-    with pytest.raises(RtsegError, match="gone.pth: No such file"):
+    with pytest.raises(RtsegError, match="gone.pth: no such file"):
         measure(path, [(64, 64)], bench.Ask(("null",)))
 
 
