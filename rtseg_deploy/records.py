@@ -72,7 +72,7 @@ def from_json(value, where):
     ends = ("input", "output") if sound and "tensors" in value["checks"] else ()
     sound = sound and all(type(side) is int for end in ends for side in value["checks"]["tensors"][end]["shape"])
     sound = sound and all(numbers(value["normalisation"].get(name)) for name in ("mean", "std")) and min(value["normalisation"]["std"]) > 0
-    sound = sound and isinstance(value["checks"].get("parity"), dict)
+    sound = sound and isinstance(value["checks"].get("parity"), dict) and finite(value)
     if not sound:
         raise RtsegError(f"{where} is damaged", "export the checkpoint again")
     return Artifact(**value)
@@ -94,6 +94,14 @@ def has(value, kinds):
     """Whether it is an object with these names, each of that type, or of those in it."""
     return isinstance(value, dict) and all(has(value.get(name), kind) if isinstance(kind, dict) else isinstance(value.get(name), kind)
                                            for name, kind in kinds.items())
+
+
+def finite(value):
+    """Whether all its numbers are JSON's, which has neither NaN nor infinity."""
+    try:
+        return bool(json.dumps(value, allow_nan=False))
+    except ValueError:
+        return False
 
 
 def numbers(value):

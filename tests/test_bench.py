@@ -186,6 +186,7 @@ def change_sidecar(path, **changes):
     (lambda path: change_sidecar(path, precision="fp8"), "is damaged"),
     (lambda path: change_sidecar(path, normalisation={}), "is damaged"),
     (lambda path: change_sidecar(path, weights_bytes=0), "is damaged"),
+    (lambda path: change_sidecar(path, checks={"parity": {"ok": True, "inputs": {"noise": {"relative": float("nan")}}}}), "is damaged"),
     (lambda path: change_sidecar(path, sha256="0" * 64), "was changed after it was made"),
     (lambda path: path.unlink(), "no such file"),
 ])
