@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, version_converter
 from . import facts, files, limits, locks, own, passes, proof
 from .check import old_parser_warnings
 from .errors import RtsegError, first_line
-from .graphs import graphs, sides_of, tensors
+from .graphs import graphs, sides_of, tensors, type_name
 from .original import HALF, MOST_CLASSES, RUNTIME_ERRORS, decided, interface, observed, read
 from .records import Artifact, write_model
 from .remarks import OPSETS, bindings, portrait_warning, versions, weights_bytes
@@ -126,7 +126,7 @@ def refuse_other_precision(model, source):
     """Raise RtsegError naming a tensor of floats that are neither FP32 nor FP64."""
     kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info} | {t.name: t.data_type for t in tensors(model.graph)}
     for name, kind in kinds.items():
-        label = TensorProto.DataType.Name(kind)
+        label = type_name(kind)
         if "FLOAT" in label and kind != TensorProto.FLOAT:
             raise RtsegError(f"{source}: {name} is {label.lower()}", HALF)
 

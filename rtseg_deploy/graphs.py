@@ -66,6 +66,11 @@ def refuse_unsound(tensor, source):
         raise RtsegError(f"{source}: the tensor {tensor.name} is not as large as it says", "export it again")
 
 
+def type_name(kind):
+    """Of a tensor's elements, as ONNX names it; a number that it does not know is one."""
+    return TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else f"type {kind}"
+
+
 def graphs(graph):
     """A graph and all graphs within it."""
     yield graph

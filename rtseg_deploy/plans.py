@@ -21,6 +21,7 @@ else:
 
 SUBJECTS = ("network", "checkpoint", "artifact")
 ONE_OF = {"precision": ("fp32", "fp16"), "bn": ("folded", "kept"), "output": OUTPUTS}
+DIGITS = 5                          # of a side
 ITERATIONS = 100_000                # at most, as on the command line
 OWN = {"network": (), "checkpoint": ("classes",), "artifact": ("resolution", "input", "precision", "bn", "output", "classes")}  # what it says itself
 
@@ -145,7 +146,7 @@ def made(defaults, own, folder, where):
 def sides(text, where):
     """(height, width) of HxW."""
     parts = text.split("x")
-    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+    if len(parts) != 2 or not all(part.isdecimal() and len(part) <= DIGITS and int(part) > 0 for part in parts):
         raise RtsegError(f"{where} is {text!r}", "write HEIGHTxWIDTH, such as 1024x2048")
     return tuple(map(int, parts))
 

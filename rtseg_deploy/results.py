@@ -170,7 +170,8 @@ def whole(value):
     if not has(value, WHOLE):
         return False
     artifact, statistics = value["artifact"], value["statistics"]
-    return (bool(value["runs"]) and all(map(whole_run, value["runs"])) and value["protocol"] in facts.protocols() and artifact["precision"] in PRECISIONS
+    return (bool(value["runs"]) and all(map(whole_run, value["runs"])) and len({tuple(run["stages"]) for run in value["runs"]}) == 1
+            and value["protocol"] in facts.protocols() and artifact["precision"] in PRECISIONS
             and all(map(whole_size, (value["resolution"], artifact["network_input"])))
             and all(has(one, {"flag": str, "says": str}) for one in value["warnings"]) and all(isinstance(one, str) for one in value["notes"])
             and all(map(number, value["same_labels"].values())) and all(statistics.get(name) is None or number(statistics[name]) for name in SOMETIMES)

@@ -6,10 +6,8 @@ shape, is never held against a node.
 import math
 import re
 
-from onnx import TensorProto
-
 from . import facts
-from .graphs import attribute, given
+from .graphs import attribute, given, type_name
 
 PLAIN = ("", "ai.onnx")
 
@@ -41,7 +39,7 @@ def kinds_at(node, view):
 
 
 def names(kinds):
-    return {TensorProto.DataType.Name(kind) for kind in kinds if kind}
+    return {type_name(kind) for kind in kinds if kind}
 
 
 def reads(node, view, parser, index, *types):

@@ -163,8 +163,8 @@ def test_an_engine_that_is_built_ahead_of_time_is_not_run(trained, artifact):
 @pytest.mark.parametrize("shift, ok", [(0, True), (8, False)])
 def test_an_engine_is_compared_where_it_runs(made_once, trained, artifact, copy_of, monkeypatch, shift, ok):
     """On a device that is played: it labels as PyTorch does, or as if the picture were moved."""
-    path = copy_of(artifact, kind="engine", target="rtx-2080ti", output="labels", checks={"parity": {"ok": True}, "built": {"runtime": "tensorrt"}},
-                   versions={"tensorrt": "10.15"})
+    path = copy_of(artifact, kind="engine", target="rtx-2080ti", output="labels", versions={"tensorrt": "10.15"},
+                   checks={"parity": {"ok": True}, "built": {"runtime": "tensorrt", "version": "10.15", "compute_capability": "7.5"}})
     path = path.rename(path.with_suffix(".engine"))
     records.sidecar(path.with_suffix(".onnx")).rename(records.sidecar(path))
     net = Deployed(trained.module)

@@ -52,7 +52,7 @@ def devices():
 
 def device_called(*texts):
     """The Device whose name is in what a machine says of itself; None where none is. Not where it goes on as another one's: a Ti, a D, a Super."""
-    said = " ".join(filter(None, texts)).replace("(R)", "").replace("(TM)", "")
+    said = " ".join(text for text in texts if text and isinstance(text, str)).replace("(R)", "").replace("(TM)", "")
     longer = r"(?! ?(?:Ti|D|Super|NVL|Laptop)\b)(?!\w)"
     return next((device for name, device in devices().items() if re.search(rf"\b{re.escape(name)}{longer}", said, re.IGNORECASE)), None)
 
