@@ -259,10 +259,10 @@ def test_a_bomb_is_told_in_a_line_before_it_takes_memory(artifact, tmp_path, mon
 HOSTILE = "\x1b]0;owned\x07\x9d0;owned\x9c\x1b[31m\u202enet\nrtseg-deploy: all is well\r"
 
 
-def on_a_terminal(*words, cwd):
+def on_a_terminal(*words, cwd, how=("-m", "rtseg_deploy")):
     """What a command writes to a terminal."""
     ours, its = pty.openpty()
-    done = subprocess.Popen([sys.executable, "-m", "rtseg_deploy", *map(str, words)], cwd=cwd, stdin=its, stdout=its, stderr=its,
+    done = subprocess.Popen([sys.executable, *how, *map(str, words)], cwd=cwd, stdin=its, stdout=its, stderr=its,
                             env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "200"})
     os.close(its)
     with contextlib.suppress(OSError), open(ours, "rb", buffering=0) as terminal:     # it ends with an error when its other end is closed
@@ -271,6 +271,13 @@ def on_a_terminal(*words, cwd):
             written += block
     done.wait()
     return written.decode()
+
+
+def test_no_step_steers_the_terminal(tmp_path):
+    """Beside a bar, which has escapes of its own."""
+    bar = "import sys, time; from rtseg_deploy.terminal import progress\nwith progress() as tell: tell(sys.argv[1], 0.5); time.sleep(1.2)"
+    written = on_a_terminal(f"{HOSTILE} step", cwd=tmp_path, how=("-c", bar))
+    assert "owned" in written and not {"\x07", "\x9d", "\x9c", "\u202e"} & set(written) and "\x1b]" not in written and "\x1b[31m" not in written
 
 
 @pytest.mark.parametrize("case", ["predict", "report", "inspect", "no such file", "signature"])
