@@ -1,6 +1,4 @@
 """A plan -> the engines of its networks, a file each; interrupted, it goes on where it was."""
-import hashlib
-import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,11 +39,8 @@ def run(path, target=None, root="engines", tell=launch.quiet, by=None, again=Fal
     for (name, onnx, precision), numbers in given.items():
         exports.setdefault((onnx, name), []).append((precision, numbers))
     by.run([task for (onnx, name), members in exports.items() for task in first(onnx, facts.target(name), members, plan, found, root, by, again, how)], tell,
-           Path(root, TIMELINE))
+           Path(root, crew.TIMELINE))
     return [found[number] for number in sorted(found)]
-
-
-TIMELINE = "timeline.jsonl"
 
 
 def onnx_of(row, target, root):
@@ -53,7 +48,7 @@ def onnx_of(row, target, root):
     if row.artifact:
         return Path(row.artifact)
     wanted = {**export_fp32(row), "format": FORMAT, "version": __version__, "file": None if row.network else files.sha256(row.subject)}
-    key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]
+    key = files.key(wanted)[:8]
     return Path(root, target, f"{row.network or Path(row.subject).stem}-{size(row.exported)}-{key}.onnx")
 
 
@@ -130,7 +125,7 @@ def note(found, numbers, **what):
 
 
 def told(result):
-    return f"{result['error']}; {result['fix']}" if result.get("fix") else result["error"]
+    return RtsegError(result["error"], result["fix"]).line
 
 
 def rows(outcomes):

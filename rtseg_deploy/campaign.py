@@ -1,5 +1,4 @@
 """A plan -> its figures, a file each; interrupted, it goes on where it was."""
-import hashlib
 import json
 import shutil
 from dataclasses import asdict, dataclass, replace
@@ -8,8 +7,6 @@ from pathlib import Path
 from . import __version__, backends, bench, crew, facts, files, launch, locks, measure, plans, tasks
 from .errors import RtsegError
 from .records import FORMAT, read_artifact, sidecar, size
-
-TIMELINE = "timeline.jsonl"         # who did what when: crew.noted
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ def run(path, ask, anywhere=False, again=False, tell=launch.quiet, by=None):
     anywhere: a row of a GPU is timed on whatever backend is asked for. again: what has a result is timed once more. by: a crew, this process if not given.
     """
     plan = plans.read(path)
-    with locks.goal(Path(ask.results, plan.name, TIMELINE), tell):  # a second run waits, and finds what the first has made
+    with locks.goal(Path(ask.results, plan.name, crew.TIMELINE), tell):  # a second run waits, and finds what the first has made
         return outcomes(plan, ask, anywhere, again, tell, by or crew.Serial(ask.place))
 
 
@@ -55,7 +52,7 @@ def outcomes(plan, ask, anywhere, again, tell, by):
         for number, names in asked.items():
             row = plan.rows[number - 1]
             groups.setdefault(None if row.artifact else json.dumps(export_of(row)), []).append((number, row, names))
-        by.run([task for key, members in groups.items() for task in first(key, members, plan, ask, found, Path(scratch))], tell, folder / TIMELINE)
+        by.run([task for key, members in groups.items() for task in first(key, members, plan, ask, found, Path(scratch))], tell, folder / crew.TIMELINE)
     return list(found.values())
 
 
@@ -140,8 +137,7 @@ def title(number, plan, row):
 
 
 def failed(found, key, result):
-    fix = result.get("fix")
-    found[key] = replace(found[key], failed=f"{result['error']}; {fix}" if fix else result["error"])
+    found[key] = replace(found[key], failed=RtsegError(result["error"], result.get("fix", "")).line)
 
 
 def usual(row):
@@ -168,7 +164,7 @@ def named(row, backend, ask):
     what = {**asdict(row), "backend": backend, "format": FORMAT, "version": __version__, "iterations": ask.iterations or row.iterations,
             "processes": ask.processes, "threads": ask.threads, "image": ask.image and files.sha256(ask.image), "graph": ask.cuda_graph,
             "decode": ask.decode, "place": ask.place and ask.place.name, "file": None if row.network else files.sha256(subject)}
-    key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:10]
+    key = files.key(what)[:10]
     resolution = row.exported or read_artifact(subject).resolution
     return f"{subject.stem if row.artifact or row.checkpoint else row.network}-{size(resolution)}-{row.protocol}-{backend}-{key}.json"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from . import files, launch, tasks
 
+TIMELINE = "timeline.jsonl"         # beside what was made: who did what when, see noted
 MACHINE, PROCESSOR, ALL = "machine", "processor", 1000      # what a worker has for tasks: what is timed takes all of a machine, other work one of so many
 
 
@@ -13,7 +14,7 @@ class Serial:
     """This process, or a device that it drives."""
 
     def __init__(self, place=None):
-        self.place, self.remarks = place, []
+        self.place = place
 
     def has(self, device=""):
         """Whether a device that is named does the work, see Fleet.has."""

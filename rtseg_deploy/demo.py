@@ -46,7 +46,7 @@ def build_both(path, root, tell):
         for fp16 in (False, True):
             engines.append(build_engine(path, TARGET, fp16, root, tell))
     except RtsegError as error:
-        return engines, [f"no engine: {error.what}; {error.fix}"]
+        return engines, [f"no engine: {error.line}"]
     return engines, [warning for _, engine in engines for warning in engine.warnings]
 
 

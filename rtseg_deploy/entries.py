@@ -1,6 +1,4 @@
 """A result file of `bench` or `eval` -> one row: what it is of, where and when, and its figure."""
-import hashlib
-import json
 import re
 
 from . import backends, compare, files, results
@@ -53,7 +51,7 @@ def of_accuracy(value):
 
 
 def known_by(value):
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    return files.key(value)[:16]
 
 
 # ---- a result of eval

@@ -9,6 +9,10 @@ class RtsegError(Exception):
         self.what, self.fix = (" ".join(str(said).splitlines()) for said in (what, fix))    # a name may have lines, and a device's words
         super().__init__(self.what)
 
+    @property
+    def line(self):
+        return f"{self.what}; {self.fix}" if self.fix else self.what
+
 
 def first_line(error):
     """Of an exception's message, not longer than a line that is read."""

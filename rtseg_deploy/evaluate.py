@@ -90,7 +90,7 @@ def evaluated(subject, path, ask, tell):
     stream.refuse_unknown_enlarging(path, artifact)
     (choice,) = tune.chosen(path, artifact, [ask.backend] if ask.backend else [], tell, None, ask.precision, ask.untuned, ask.place)
     backend, identity = choice.backend, identity_of(artifact, Path(path) != Path(subject), choice, ask, tell)
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    key = files.key(identity)[:12]
     goal = Path(ask.results, f"{artifact.model}-{size(artifact.resolution)}-{artifact.precision}-{data.name}-{backend}-{key}.json")
     with log(goal.with_suffix(".jsonl"), ask.again, tell) as (done, add):
         todo = [pair for pair in data.pairs if pair.name not in done or ask.save and not gallery.drawn(ask.save, key, pair.name)]

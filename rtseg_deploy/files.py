@@ -177,6 +177,11 @@ def write_json(path, value):
     write(path, json.dumps(value, indent=1) + "\n")
 
 
+def key(value):
+    """Hex digits by which a value is known: the same for equal ones."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def read_json(path):
     """A JSON object. Raises RtsegError where there is none."""
     try:

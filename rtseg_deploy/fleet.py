@@ -6,7 +6,6 @@ is given to another one, a lost scheduler is waited for, and a run that is kille
 import asyncio
 import contextlib
 import heapq
-import json
 import queue
 import time
 import uuid
@@ -43,7 +42,7 @@ class Attempt:
     @property
     def of(self):
         """What a result is to say that it is of."""
-        return launch.digest(json.dumps([self.task.request, self.hashes], sort_keys=True).encode())
+        return files.key([self.task.request, self.hashes])
 
     @property
     def resources(self):

@@ -4,7 +4,6 @@ The runner goes there each time. A job's folder there is named by everything tha
 it was, and a build that ended after the connection did is only fetched. When its results are here it is removed.
 """
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -84,7 +83,7 @@ class Ssh:
         for name in job.hashes:
             refuse_other(job, name, hashes[name])
         with Connection(self) as connection:
-            there = connection.folder(hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:24])
+            there = connection.folder(files.key(hashes)[:24])
             try:
                 self.move(connection, there, contents, hashes, job, folder, tell)
             except RtsegError:

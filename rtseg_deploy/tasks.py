@@ -124,7 +124,7 @@ def each(path, ask, tell, figures, failed):
         figures.update({figure.backend: goal.name for goal, figure in done})
     except RtsegError as error:
         if len(ask.backends) == 1:
-            failed[ask.backends[0]] = f"{error.what}; {error.fix}" if error.fix else error.what
+            failed[ask.backends[0]] = error.line
             return
         for one in ask.backends:
             each(path, replace(ask, backends=(one,)), tell, figures, failed)

@@ -241,18 +241,23 @@ def rounds(count, names, folder, seed, say):
     return done
 
 
-def main():
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--rounds", type=int, default=200)
+def given_rounds(about, count, names, prepare, run):
+    """The rounds that a script is asked for on the command line; returns what they gave."""
+    asked = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("--rounds", type=int, default=count)
     asked.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
-    asked.add_argument("--only", action="append", choices=list(RUNS))
+    asked.add_argument("--only", action="append", choices=names)
     asked.add_argument("--real", action="store_true", help="build with the TensorRT-RTX that is installed")
     given = asked.parse_args()
     print(f"seed {given.seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="kills-") as folder:
+    with tempfile.TemporaryDirectory(prefix="rounds-") as folder:
         surroundings(Path(folder), given.real)
-        assert ended(forked(prepared, Path(folder))) == 0
-        done = rounds(given.rounds, given.only or list(RUNS), Path(folder), given.seed, lambda line: print(line, flush=True))
+        assert ended(forked(prepare, Path(folder))) == 0
+        return run(given.rounds, given.only or names, Path(folder), given.seed, lambda line: print(line, flush=True))
+
+
+def main():
+    done = given_rounds(__doc__, 200, list(RUNS), prepared, rounds)
     print("\n".join(f"{name}: killed {stopped} times in {whole} rounds, nothing half-written, the next run good" for name, (stopped, whole) in done.items()))
 
 

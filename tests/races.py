@@ -4,15 +4,12 @@
 
 The worker that times is one that tells the sha256 of the file that it was given, so that a figure of one file with the sidecar of another is seen.
 """
-import argparse
 import os
 import random
 import shutil
-import tempfile
 import time
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import kills
 import onnx
@@ -143,18 +140,8 @@ def rounds(count, names, folder, seed, say):
 
 
 def main():
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--rounds", type=int, default=100)
-    asked.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
-    asked.add_argument("--only", action="append", choices=list(RACES))
-    asked.add_argument("--real", action="store_true", help="build with the TensorRT-RTX that is installed")
-    given = asked.parse_args()
-    print(f"seed {given.seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="races-") as folder:
-        kills.surroundings(Path(folder), given.real)
-        assert ended(forked(prepared, Path(folder))) == 0
-        rounds(given.rounds, given.only or list(RACES), Path(folder), given.seed, lambda line: print(line, flush=True))
-    print(f"right in {given.rounds} rounds of each: {', '.join(given.only or RACES)}")
+    kills.given_rounds(__doc__, 100, list(RACES), prepared, rounds)
+    print("right in every round")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def test_a_fleet_gives_the_same_rows_as_this_process(plan, tmp_path):
     assert [one.path.name for one in serial] == [one.path.name for one in apart]
     assert serial[3].skipped == "needs a GTX 1080 Ti: this machine has no GPU"
     assert "--anywhere on null" in apart[3].skipped
-    assert len((tmp_path / "apart/mine" / campaign.TIMELINE).read_text().splitlines()) == 3
+    assert len((tmp_path / "apart/mine" / crew.TIMELINE).read_text().splitlines()) == 3
 
 
 def test_what_is_timed_is_alone_on_its_machine_and_the_rest_shares_it(path, tmp_path, work):

@@ -62,5 +62,5 @@ def checked(path, signers):
     try:
         found = signatures.check(path, signers)
     except RtsegError as error:
-        return {"file": path, "good": False, "signer": "", "key": "", "why": f"{error.what}; {error.fix}"}
+        return {"file": path, "good": False, "signer": "", "key": "", "why": error.line}
     return {"file": path, "good": True, "signer": found.signer, "key": found.key, "why": ""}
