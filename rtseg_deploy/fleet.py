@@ -17,7 +17,7 @@ from pathlib import Path
 from distributed import Client, LocalCluster
 from distributed.client import ClosedClientError
 
-from . import files, launch, remote, tasks
+from . import facts, files, launch, remote, tasks
 from .crew import ALL, MACHINE, PROCESSOR, noted, refused, taken
 from .errors import RtsegError, first_line
 
@@ -309,11 +309,12 @@ def joined(address, tls=None):
 
 
 @contextlib.contextmanager
-def local(slots, devices=()):
-    """A Fleet of this machine alone: one worker, so that what is timed is timed alone."""
+def local(slots):
+    """A Fleet of this machine alone and its own GPU: one worker, so that what is timed is timed alone."""
+    device = facts.device_called(launch.probe()["gpu"].get("name"))
+    own = remote.resources(None, [name for name, target in facts.targets().items() if target.device == device])
     with files.scratch() as folder:
-        cluster = LocalCluster(n_workers=1, threads_per_worker=slots, processes=False, dashboard_address=None, resources=remote.resources(None, devices),
-                               worker_dashboard_address=None, name="local")
+        cluster = LocalCluster(n_workers=1, threads_per_worker=slots, processes=False, dashboard_address=None, resources=own, worker_dashboard_address=None)
         with cluster, cluster.get_client() as one:
             one.register_plugin(remote.Post(folder, None, slots))
             yield Fleet(lambda: one)

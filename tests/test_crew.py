@@ -88,6 +88,13 @@ def test_a_fleet_gives_the_same_rows_as_this_process(plan, tmp_path):
     assert len((tmp_path / "apart/mine" / crew.TIMELINE).read_text().splitlines()) == 3
 
 
+def test_this_machine_offers_its_own_gpu(monkeypatch):
+    for name, offered in (("NVIDIA GeForce GTX 1080 Ti", "gtx-1080ti"), ("NVIDIA H200", None), (None, None)):
+        monkeypatch.setattr(remote.launch, "probe", lambda name=name: {"gpu": {"name": name} if name else {"error": "none"}})
+        with fleets.local(1) as by:
+            assert by.has() and [target for target in ("gtx-1080ti", "rtx-2080ti", "jetson-tx2") if by.has(target)] == [offered] * bool(offered)
+
+
 def test_what_is_timed_is_alone_on_its_machine_and_the_rest_shares_it(path, tmp_path, work):
     work(lambda folder, job, worker: (time.sleep(0.05), good(folder)))
     log, most = tmp_path / "timeline.jsonl", 12

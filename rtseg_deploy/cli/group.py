@@ -25,7 +25,7 @@ def fleet(command):
 
 
 @contextlib.contextmanager
-def crew(scheduler, local, tls, on, targets=()):
+def crew(scheduler, local, tls, on):
     """Who does Tasks: a fleet, so many processes of this machine, or this process and the device that it drives. What is to be known is printed after."""
     from ..errors import need
 
@@ -34,7 +34,7 @@ def crew(scheduler, local, tls, on, targets=()):
     if scheduler or local:
         need("distributed")
         from .. import fleet
-        with fleet.joined(scheduler, tls) if scheduler else fleet.local(local, targets) as found:
+        with fleet.joined(scheduler, tls) if scheduler else fleet.local(local) as found:
             yield found
             warn(found.remarks)
     else:
