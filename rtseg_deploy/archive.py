@@ -51,15 +51,16 @@ class Wanted:
     until: str = ""                 # the last that is wanted: 2026-11 is all of November
 
 
-def rows(folder, wanted=Wanted(), limit=None, tell=locks.quiet, warn=lambda lines: None):
+def rows(folder, wanted=Wanted(), limit=None, tell=locks.quiet, warn=lambda lines: None, keep=0):
     """(the rows that are wanted, the newest first and at most `limit`, how many there are without a limit); a row's "file" is where it is.
 
+    Of each configuration on each device the newest `keep` are left out, and where some are kept, those that say no time.
     warn(lines) gets what is no result, and why no index can be kept. Raises RtsegError where there is no such folder.
     """
     if not os.path.isdir(folder):
         raise RtsegError(f"{folder}: no such folder", "name the folder that bench or eval wrote its results to")
     left, tell = [], patient(tell)
-    ask = str(folder), dict(walk(folder, lambda path, why: left.append(f"{path}{why}"))), wanted, limit, tell
+    ask = str(folder), dict(walk(folder, lambda path, why: left.append(f"{path}{why}"))), (*asked(wanted, keep), limit), tell
     try:
         answer = of_index(index_of(folder), *ask)
     except (sqlite3.DatabaseError, RtsegError) as error:
@@ -97,14 +98,16 @@ def listed(root, folder, leave):
     try:
         with os.scandir(handle) as entries:
             for entry in entries:
-                with suppress(FileNotFoundError):   # gone since
+                try:
                     stamp, why = looked_at(entry)
-                    if why:
-                        leave(printable(os.path.join(root, folder, entry.name)), why)
-                    elif stamp:
-                        stamps[entry.name] = stamp
-                    elif stamp == "":
-                        inner.append(entry.name)
+                except FileNotFoundError:           # gone since
+                    continue
+                if why:
+                    leave(printable(os.path.join(root, folder, entry.name)), why)
+                elif stamp:
+                    stamps[entry.name] = stamp
+                elif stamp == "":
+                    inner.append(entry.name)
     finally:
         os.close(handle)
     return stamps, inner
@@ -112,19 +115,21 @@ def listed(root, folder, leave):
 
 def looked_at(entry):
     """(its stamp, "" for a folder, None for what is not ours; why it is left out). Links are not followed: they may lead anywhere."""
-    folded = entry.is_dir(follow_symlinks=False)
-    if entry.name.startswith(".") or not (folded or entry.name.endswith(".json") or entry.is_symlink() and leads_to_folder(entry)):
+    name = entry.name
+    ours = name.endswith(".json")
+    if name[0] == ".":
         return None, ""
-    if not entry.name.isprintable():
+    if ours and entry.is_file(follow_symlinks=False) and name.isprintable():       # nearly all of them
+        found = entry.stat(follow_symlinks=False)
+        if stat.S_ISREG(found.st_mode):
+            large = found.st_size > limits.JSON_BYTES
+            return (None, f": more than {limits.amount(limits.JSON_BYTES)}") if large else (f"{found.st_ctime_ns}/{found.st_size}/{found.st_ino}", "")
+    folded = entry.is_dir(follow_symlinks=False)
+    if not (folded or ours or entry.is_symlink() and leads_to_folder(entry)):
+        return None, ""
+    if not name.isprintable():
         return None, ": a name that cannot be printed"
-    if folded:
-        return "", ""
-    found = entry.stat(follow_symlinks=False)
-    if not stat.S_ISREG(found.st_mode):
-        return None, ": a link, or no file"
-    if found.st_size > limits.JSON_BYTES:
-        return None, f": more than {limits.amount(limits.JSON_BYTES)}"
-    return f"{found.st_ctime_ns}/{found.st_size}/{found.st_ino}", ""
+    return ("", "") if folded else (None, ": a link, or no file")
 
 
 def leads_to_folder(entry):
@@ -206,17 +211,19 @@ def connected(path):
     return database
 
 
-def answered(database, root, found, wanted, limit, tell, path=None):
+def answered(database, root, found, question, tell, path=None):
     """(rows, how many there are without a limit, (how many files are no results, the first and why))."""
     digests = {folder: digest(stamps) for folder, stamps in found.items()}
     if digests != dict(database.execute("SELECT folder, digest FROM folders")):
         with locks.goal(path, tell) if path else nullcontext():
             update(database, root, found, digests, tell)
-    where, values = condition(wanted)
-    chosen = database.execute(f"SELECT folder, name, {', '.join(COLUMNS)} FROM files WHERE {where} ORDER BY time DESC, folder, name LIMIT ?",
+    source, values, limit = question
+    chosen = database.execute(f"SELECT folder, name, {', '.join(COLUMNS)} FROM {source} ORDER BY time DESC, folder, name LIMIT ?",
                               (*values, -1 if limit is None else limit))
     rows = [{"file": os.path.join(root, folder, name), **dict(zip(COLUMNS, rest))} for folder, name, *rest in chosen]
-    total, = database.execute(f"SELECT count(*) FROM files WHERE {where}", values).fetchone()
+    total = len(rows)
+    if total == limit:
+        total, = database.execute(f"SELECT count(*) FROM {source}", values).fetchone()
     others, = database.execute("SELECT count(*) FROM files WHERE why > ''").fetchone()
     first = database.execute("SELECT folder, name, why FROM files WHERE why > '' ORDER BY folder, name LIMIT 1").fetchone()
     return rows, total, (others, first and f"{os.path.join(root, *first[:2])}{first[2]}")
@@ -224,6 +231,16 @@ def answered(database, root, found, wanted, limit, tell, path=None):
 
 def digest(stamps):
     return hashlib.sha256("\n".join([f"{name}/{stamp}" for name, stamp in stamps.items()]).encode()).hexdigest()
+
+
+def asked(wanted, keep):
+    """The SQL of what rows() is asked for, from its FROM on, and its values."""
+    where, values = condition(wanted)
+    if not keep:
+        return f"files WHERE {where}", values
+    place = "row_number() OVER (PARTITION BY configuration, device ORDER BY time DESC, folder, name)"
+    among = f"why = '' AND configuration IN (SELECT configuration FROM files WHERE {where})"
+    return f"(SELECT *, {place} AS place FROM files WHERE {among}) WHERE {where} AND place > ? AND time > ''", [*values, *values, keep]
 
 
 def condition(wanted):

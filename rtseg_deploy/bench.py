@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from . import backends, doubts, facts, files, images, launch, limits, locks, statistics, stream, telemetry, tune
+from . import backends, doubts, facts, files, images, launch, limits, locks, results, statistics, stream, telemetry, tune
 from .errors import RtsegError
 from .records import FORMAT, read_artifact, size
 
 PAPERS_RANGE = (500, 5000)          # iterations that the papers state (DDRNet 500, BiSeNet V2 5000)
-SAMPLES = ("seconds", "warmup_seconds", "device_seconds", "enqueue_seconds", "stages", "telemetry")
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ class Benchmark:
         value = {"format": FORMAT, "kind": "benchmark", **asdict(self), "boundary": self.boundary, "bn": self.bn, "statistics": self.statistics,
                  "status": "unstable" if self.warnings else "stable", "warnings": [{"flag": one.flag, "says": one.says} for one in self.warnings],
                  "notes": self.notes}
-        return value if samples else {**value, "runs": [{name: run[name] for name in run if name not in SAMPLES} for run in value["runs"]]}
+        return value if samples else results.short(value)
 
 
 def together(ms, means):

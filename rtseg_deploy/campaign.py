@@ -4,7 +4,7 @@ import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from . import __version__, backends, bench, crew, facts, files, launch, locks, measure, plans, tasks
+from . import __version__, backends, crew, facts, files, launch, locks, measure, plans, results, tasks
 from .errors import RtsegError
 from .records import FORMAT, read_artifact, sidecar, size
 
@@ -179,4 +179,4 @@ def result_in(path):
         return None
     if value.get("kind") != "benchmark" or value.get("format") != FORMAT:
         return None
-    return {**value, "runs": [{name: run[name] for name in run if name not in bench.SAMPLES} for run in value["runs"]]}
+    return results.short(value)

@@ -53,7 +53,11 @@ def compare(first, second, vary=()):
 
     Raises RtsegError: no results, conditions that differ, another device.
     """
-    a, b = read(first), read(second)
+    return compared(first, read(first), second, read(second), vary)
+
+
+def compared(first, a, second, b, vary):
+    """The Comparison of what is in two result files."""
     varied = differing(a, b, vary)
     low, ratio, high, by = interval(a, b)
     unstable = [f"{name} is {one['status']}{said(one)}" for name, one in (("A", a), ("B", b)) if one["status"] != "stable"]

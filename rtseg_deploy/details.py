@@ -3,7 +3,6 @@ import re
 from pathlib import Path
 
 from . import archive, entries, files, page, results, summary
-from .bench import SAMPLES
 from .errors import RtsegError
 from .report import plain_table, probe_table
 
@@ -26,8 +25,7 @@ def read(path):
 
 def to_json(path, value):
     """Without the samples."""
-    short = {"runs": [{name: run[name] for name in run if name not in SAMPLES} for run in value["runs"]]} if "runs" in value else {}
-    return {"file": str(path), **value, **short}
+    return {"file": str(path), **(results.short(value) if "runs" in value else value)}
 
 
 def shown(path, value):

@@ -1,10 +1,9 @@
 """A result file of `bench` or `eval` -> one row: what it is of, where and when, and its figure."""
 import re
 
-from . import backends, compare, files, results
+from . import backends, files, results
 from .errors import RtsegError
-from .launch import has
-from .records import FORMAT, PRECISIONS, size
+from .records import FORMAT, PRECISIONS, has, size
 
 ACCURACY = "accuracy"
 AGAIN = "evaluate it again with rtseg-deploy eval"
@@ -35,6 +34,8 @@ def entry(path):
 
 
 def of_figure(result):
+    from . import compare  # with it comes numpy, which takes as long as to show a result
+
     value, statistics = result.value, result.statistics
     return {"resolution": size(result.resolution), "protocol": value["protocol"], "device": result.machine, "status": value["status"],
             "figure": value["figure"], "configuration": known_by(compare.configuration(value)),

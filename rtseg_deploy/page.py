@@ -8,7 +8,7 @@ from rich.console import Console, Group
 from rich.table import Column, Table
 from rich.text import Text
 
-from . import __version__, files, locks, plots
+from . import __version__, files, locks
 from .records import size
 from .report import markdown_table, milliseconds, no_markup
 from .results import Result
@@ -231,6 +231,8 @@ def machines(summary):
 
 def pictures(summary, results):
     """{section: [(caption, SVG text)]}, in the order of the figures."""
+    from . import plots  # with it comes numpy, which takes as long as all that a terminal shows
+
     alike = {}
     for result in results:
         alike.setdefault((result.network, result.resolution, result.value["protocol"], result.machine), []).append(result)

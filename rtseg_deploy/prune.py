@@ -1,22 +1,7 @@
-"""Results that are no longer wanted: which these are, and their removal, of nothing else and nowhere else."""
+"""The removal of results that are no longer wanted, of nothing else and nowhere else."""
 import hashlib
 import os
 from contextlib import ExitStack
-
-from . import archive
-
-
-def chosen(folder, wanted, keep, tell, warn):
-    """Rows of what is wanted gone; never one of the newest `keep` of its configuration on its device, nor one that says no time where some are kept."""
-    rows, _ = archive.rows(folder, wanted, tell=tell, warn=warn)
-    if not keep:
-        return rows
-    kept, every = {}, archive.rows(folder, tell=tell)[0]
-    for row in every:               # the newest first
-        newest = kept.setdefault((row["configuration"], row["device"]), set())
-        if len(newest) < keep or not row["time"]:
-            newest.add(row["file"])
-    return [row for row in rows if row["file"] not in kept[row["configuration"], row["device"]]]
 
 
 def remove(folder, row):

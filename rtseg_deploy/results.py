@@ -7,8 +7,7 @@ from pathlib import Path
 
 from . import backends, facts, files
 from .errors import RtsegError
-from .launch import has
-from .records import FORMAT, PRECISIONS, size
+from .records import FORMAT, PRECISIONS, has, size
 
 KIND = "benchmark"
 AGAIN = "time it again with rtseg-deploy bench"
@@ -18,6 +17,7 @@ WHOLE = {"artifact": {"model": str, "precision": str, "output": str, "input": st
 RUN = {"seconds": list, "warmup_seconds": list, "warmup_converged": bool, "device_seconds": list, "enqueue_seconds": list,
        "back_to_back_seconds": (int, float), "empty_seconds": (int, float), "stages": dict, "minor_faults": int, "began": (int, float),
        "ended": (int, float), "environment": dict, "telemetry": list}
+SAMPLES = ("seconds", "warmup_seconds", "device_seconds", "enqueue_seconds", "stages", "telemetry")
 ALWAYS, SOMETIMES = ("fps", "mean_ms", "median_ms", "p90_ms", "p99_ms"), ("fps_low", "fps_high", "p99_bound_ms", "back_to_back_ms", "energy_j")
 SENSORS = {"sm_mhz": "GPU clock, MHz", "sm_max_mhz": "GPU clock at most, MHz", "memory_mhz": "memory clock, MHz", "cpu_mhz": "CPU clock, MHz",
            "temperature_c": "temperature, °C", "cpu_temperature_c": "temperature of the CPU, °C", "power_w": "power, W", "cpu_power_w": "power of the CPU, W",
@@ -26,6 +26,11 @@ SENSORS = {"sm_mhz": "GPU clock, MHz", "sm_max_mhz": "GPU clock at most, MHz", "
 WIDEST = 1 << 20                    # pixels
 LONGEST = 1e6                       # seconds of a step: nobody waits for eleven days
 SAME = 1e-9                         # relative; of a statistic that was written and the same one computed again
+
+
+def short(value):
+    """What a result file says, without its samples."""
+    return {**value, "runs": [{name: run[name] for name in run if name not in SAMPLES} for run in value["runs"]]}
 
 
 @dataclass(frozen=True)

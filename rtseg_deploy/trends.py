@@ -45,14 +45,21 @@ def title(machines):
 
 def points(rows, count):
     """The last ones of a machine."""
-    return [since(rows[number - 1], rows[number]) if number else Point(rows[0]) for number in range(max(0, len(rows) - count), len(rows))]
+    found, before = [], None
+    for row in rows[-count - 1:]:
+        point, before = since(before, row)
+        found.append(point)
+    return found[-count:]
 
 
 def since(before, row):
+    """(its Point, (its file, what is in it)); before is such a pair, None where there is none."""
+    now = None
     try:
-        return Point(row, compare.compare(before["file"], row["file"], None))
-    except RtsegError as error:     # no interval, or gone meanwhile
-        return Point(row, why=error.what)
+        now = row["file"], compare.read(row["file"])
+        return Point(row, before and compare.compared(*before, *now, None)), now
+    except RtsegError as error:     # gone meanwhile, or no interval
+        return Point(row, why=error.what), now
 
 
 def texts(point):

@@ -127,7 +127,7 @@ def shown(name, folder, as_json):
 
 @results.command("trend")
 @choosing
-@click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="Of the newest, on each machine.")
+@click.option("-n", "--limit", type=click.IntRange(1), default=10, show_default=True, help="Of the newest, on each machine.")
 @as_markdown
 @as_json
 def trend(folder, wanted, limit, markdown, as_json):
@@ -165,15 +165,15 @@ def prune(folder, wanted, keep, older, yes, as_json):
     """
     from dataclasses import replace
 
+    from .. import archive
     from .. import prune as pruning
-    from ..archive import Wanted
 
-    if wanted == Wanted() and not keep and older is None:
+    if wanted == archive.Wanted() and not keep and older is None:
         raise click.UsageError("which results are to go: say --keep, --older-than, --status or another")
     if older is not None:
         wanted = replace(wanted, until=min(before(older), wanted.until or before(older)))
     with progress() as tell:
-        rows = pruning.chosen(folder, wanted, keep, tell, warn)
+        rows, _ = archive.rows(folder, wanted, tell=tell, warn=warn, keep=keep or 0)
         gone = [row for row in rows if yes and pruning.remove(folder, row)]
     if as_json:
         click.echo(lines([{**row, "removed": row in gone} for row in rows]))
