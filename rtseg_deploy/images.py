@@ -15,7 +15,8 @@ from .errors import RtsegError, first_line
 STREET = Path(__file__).with_name("samples") / "street.png"
 FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP", "PPM", "GIF")    # Pillow reads some by programs of their own: no others
 # what Pillow raises of damaged files
-BROKEN = (SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError, struct.error, zlib.error)
+# AssertionError: of a palette that is not there
+BROKEN = (SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError, EOFError, struct.error, zlib.error)
 OPACITY = 0.55                      # of the classes' colours over the image
 
 

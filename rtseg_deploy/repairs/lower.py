@@ -22,7 +22,9 @@ class Refused(Exception):
 
 def lower(model, parser):
     """(model at the lowest opset from the parser's on that can be written, [what was done, what was not and why])."""
-    seen, why = view(model), ""
+    seen, why, known = view(model), "", defs.onnx_opset_version()
+    if parser.opset < seen.opset > known:   # the schemas are not of it
+        return model, [{"nodes": [], "refused": f"opset {seen.opset} cannot be written as another: the onnx package here knows them up to {known}"}]
     for goal in range(parser.opset, seen.opset):
         try:
             result, nodes = at_opset(seen, goal)

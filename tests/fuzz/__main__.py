@@ -95,7 +95,7 @@ def fuzzed(name, seconds, found):
 def place(said):
     """Where it broke, and how: the last lines of the traceback that are this project's."""
     lines = [f"{Path(file).name}:{line}" for file, line in re.findall(r'File "([^"]+)", line (\d+)', said) if "rtseg_deploy/" in file]
-    how = re.findall(r"(?m)^(?:[\w.]*Error|[\w.]*Exception|fuzz.cage.Broken|tests.fuzz.cage.Broken|==\d+== ERROR: libFuzzer).*", said)
+    how = re.findall(r"(?m)^(?:==\d+== )?((?:[\w.]*Error|[\w.]*Exception|fuzz.cage.Broken|tests.fuzz.cage.Broken|ERROR: libFuzzer).*)", said)
     return f"{' '.join(lines[-2:])} {how[-1][:200] if how else said[-200:]}"
 
 

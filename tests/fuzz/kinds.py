@@ -92,7 +92,7 @@ def read_job(path):
 
     with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):
         job = json.loads(Path(path).read_bytes())
-        if max(job.get("iterations", 0), 1000 * job.get("warmup_limit", 60), 30 * job.get("threads", 0)) > 1000:
+        if max(job.get("iterations") or 0, 1000 * (job.get("warmup_limit") or 60), 30 * (job.get("threads") or 0)) > 1000:
             return                  # a job that is to take long is no hang
     status = runner.main([path, "result.json"])
     answer = json.loads(Path("result.json").read_text())
