@@ -96,7 +96,7 @@ class Post(WorkerPlugin):
 
     def bound(self):
         """Remove the oldest files that are too many; a task that runs has its own links to them."""
-        found = sorted((entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(self.store) if entry.is_file())
+        found = sorted(self.stored())
         total = sum(size for _, size, _ in found)
         for _, size, path in found[:-1]:
             if total <= STORE_BYTES:
@@ -104,6 +104,14 @@ class Post(WorkerPlugin):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             total -= size
+
+
+    def stored(self):
+        """(time of last use, bytes, path) of each file in the store."""
+        for entry in os.scandir(self.store):
+            with contextlib.suppress(FileNotFoundError):        # that another task was writing, and has its name by now
+                if entry.is_file():
+                    yield entry.stat().st_mtime, entry.stat().st_size, entry.path
 
 
 def do(request, hashes, blobs):

@@ -1,5 +1,6 @@
 """A crew: this process, or the workers of a fleet, who lose nothing, take nothing twice and time nothing beside other work."""
 import json
+import os
 import threading
 import time
 from contextlib import contextmanager
@@ -116,6 +117,23 @@ def test_a_file_travels_to_a_worker_once(path, tmp_path, work, monkeypatch):
         by.run([task(str(number), lambda *_: None, path) for number in range(10)])
     assert len(arrived) == 1
     assert all([one.name for one in (tmp_path / f"store-{n}").iterdir() if one.is_file()] in ([files.sha256(path)], []) for n in range(2))
+
+
+def test_a_store_is_bounded_while_another_task_writes_to_it(tmp_path, monkeypatch):
+    post, looked = remote.Post(tmp_path, None, 2), os.scandir
+    for name in ("old", "new", "half"):
+        (tmp_path / name).write_bytes(b"x" * 10)
+        os.utime(tmp_path / name, (1, {"old": 1, "half": 2, "new": 3}[name]))
+
+    def meanwhile(path):
+        entries = list(looked(path))
+        (tmp_path / "half").unlink(missing_ok=True)         # has its name by now
+        return entries
+
+    monkeypatch.setattr(remote.os, "scandir", meanwhile)
+    monkeypatch.setattr(remote, "STORE_BYTES", 15)
+    post.bound()
+    assert os.listdir(tmp_path) == ["new"]
 
 
 def test_a_file_stays_where_it_is_for_later_tasks(path, tmp_path, work):
