@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,13 +112,10 @@ class Fleet:
         return host
 
     def disk_fills(self, chance, clients):
-        with open(self.hosts.home(self.hosts.workers[0]) / "filler", "wb") as file:
-            try:
-                while True:
-                    file.write(bytes(1 << 16))
-                    file.flush()
-            except OSError:
-                return
+        with suppress(OSError), open(self.hosts.home(self.hosts.workers[0]) / "filler", "wb") as file:     # where it is full already there is no room for one
+            while True:
+                file.write(bytes(1 << 16))
+                file.flush()
 
     def garbage_comes(self, chance, clients):
         host = chance.choice(self.hosts.workers)
