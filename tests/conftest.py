@@ -30,6 +30,14 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 
+@pytest.fixture(autouse=True)
+def the_same_numbers(request):
+    """A test gets the same random numbers whatever ran before it in its process: a run that fails can be repeated here too."""
+    if hasattr(request.module, "RNG"):
+        drawn = request.module.RNG.bit_generator
+        drawn.state = type(drawn)(drawn.seed_seq).state
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder of real input beside the repository; not part of it."""
