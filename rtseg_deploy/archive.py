@@ -51,7 +51,7 @@ class Wanted:
     until: str = ""                 # the last that is wanted: 2026-11 is all of November
 
 
-def rows(folder, wanted=Wanted(), limit=None, tell=locks.quiet, warn=lambda lines: None, keep=0):
+def rows(folder, wanted=Wanted(), limit=None, tell=locks.quiet, warn=lambda lines: None, keep=None):
     """(the rows that are wanted, the newest first and at most `limit`, how many there are without a limit); a row's "file" is where it is.
 
     Of each configuration on each device the newest `keep` are left out, and where some are kept, those that say no time.

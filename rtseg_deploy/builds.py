@@ -68,7 +68,7 @@ def first(onnx, target, members, plan, found, root, by, again, how):
 
     def exported(result, folder):
         if not result["ok"]:
-            note(found, [number for _, numbers in members for number in numbers], failed=told(result))
+            note(found, [number for _, numbers in members for number in numbers], failed=crew.why(result))
             return []
         kept(folder / tasks.NETWORK, onnx)
         return engines()
@@ -89,7 +89,7 @@ def engine(onnx, target, precision, numbers, name, found, root, by, again, how):
 
     def then(result, folder):
         if not result["ok"]:
-            note(found, numbers, failed=told(result))
+            note(found, numbers, failed=crew.why(result))
             return
         made = kept(folder / tasks.ENGINE, goal, {"file": str(onnx), "sha256": files.sha256(onnx)})
         note(found, numbers, path=goal, engine=made)
@@ -122,10 +122,6 @@ def kept(source, goal, parent=None):
 def note(found, numbers, **what):
     for number in numbers:
         found[number] = replace(found[number], **what)
-
-
-def told(result):
-    return RtsegError(result["error"], result["fix"]).line
 
 
 def rows(outcomes):

@@ -137,7 +137,7 @@ def title(number, plan, row):
 
 
 def failed(found, key, result):
-    found[key] = replace(found[key], failed=RtsegError(result["error"], result.get("fix", "")).line)
+    found[key] = replace(found[key], failed=crew.why(result))
 
 
 def usual(row):

@@ -5,6 +5,7 @@ from collections import deque
 from pathlib import Path
 
 from . import files, launch, tasks
+from .errors import RtsegError
 
 TIMELINE = "timeline.jsonl"         # beside what was made: who did what when, see noted
 MACHINE, PROCESSOR, ALL = "machine", "processor", 1000      # what a worker has for tasks: what is timed takes all of a machine, other work one of so many
@@ -40,6 +41,11 @@ def taken(task, result, folder):
 
 def refused(task, result):
     return list(task.then({"ok": False, "error": result["error"], "fix": result.get("fix", "")}, None) or ())
+
+
+def why(result):
+    """What a result that is none says, in a line."""
+    return RtsegError(result["error"], result.get("fix", "")).line
 
 
 def noted(timeline, task, worker, began, ended, result):

@@ -122,12 +122,16 @@ def test_the_sidecar_says_what_goes_in_and_comes_out(artifact):
 LINES = "\n[property]\ncustom-lib-path=/tmp/evil.so\n"
 
 
-@pytest.mark.parametrize("changes", [
-    {"built": {**BUILT, "version": f"8.6.1{LINES}"}}, {"built": {**BUILT, "compute_capability": f"6.1{LINES}"}},
-    {"tensors": {"output": {**side("FLOAT", 1, 11, 96, 128), "name": 'o" } ] backend: "python" x [ { name: "o'}}},
-    {"tensors": {"input": {"name": "input", "type": "FLOAT", "shape": [1, 3, 96, '128"] backend: "python']}}}, {"name": f"net{LINES}.engine"}])
+MORE = "would be more than a value in a configuration"
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"built": {**BUILT, "version": f"8.6.1{LINES}"}}, MORE), ({"built": {**BUILT, "compute_capability": f"6.1{LINES}"}}, MORE),
+    ({"tensors": {"output": {**side("FLOAT", 1, 11, 96, 128), "name": 'o" } ] backend: "python" x [ { name: "o'}}}, MORE),
+    ({"tensors": {"input": {"name": "input", "type": "FLOAT", "shape": [1, 3, 96, '128"] backend: "python']}}}, "is damaged"),
+    ({"name": f"net{LINES}.engine"}, MORE)])
 @pytest.mark.parametrize("server", ["triton", "deepstream"])
-def test_a_sidecar_adds_no_line_to_a_configuration(artifact, copy_of, tmp_path, changes, server):
+def test_a_sidecar_adds_no_line_to_a_configuration(artifact, copy_of, tmp_path, changes, said, server):
     name = changes.get("name")
     path = engine(artifact, copy_of, normalisation=NONE, **{key: value for key, value in changes.items() if key != "name"})
     if name:
@@ -135,6 +139,6 @@ def test_a_sidecar_adds_no_line_to_a_configuration(artifact, copy_of, tmp_path, 
         path.rename(goal)
         records.sidecar(path).rename(records.sidecar(goal))
         path = goal
-    with pytest.raises(RtsegError, match="more than a value|is damaged"):
+    with pytest.raises(RtsegError, match=said):
         deploy_config(path, server, tmp_path / "deploy")
     assert not (tmp_path / "deploy").exists()

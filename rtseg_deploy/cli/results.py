@@ -173,7 +173,7 @@ def prune(folder, wanted, keep, older, yes, as_json):
     if older is not None:
         wanted = replace(wanted, until=min(before(older), wanted.until or before(older)))
     with progress() as tell:
-        rows, _ = archive.rows(folder, wanted, tell=tell, warn=warn, keep=keep or 0)
+        rows, _ = archive.rows(folder, wanted, tell=tell, warn=warn, keep=keep)
         gone = [row for row in rows if yes and pruning.remove(folder, row)]
     if as_json:
         click.echo(lines([{**row, "removed": row in gone} for row in rows]))
