@@ -92,6 +92,8 @@ def holding(item):
         return locks.taken([item.path], fcntl.LOCK_EX, "", refuse)
     if item.path.parent.name == "jobs":
         return locks.taken([item.path.parent.with_name("busy")], fcntl.LOCK_EX, "", refuse)
+    if item.path.parent.name == "fleet":
+        return locks.goal(item.path.parent, refuse)
     return nullcontext() if item.path.name.startswith(".") or item.path.is_dir() else locks.goal(item.path, refuse)
 
 

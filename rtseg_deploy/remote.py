@@ -3,7 +3,6 @@
 A worker does each task in a process of its own, in a folder whose files are links into its store: files by their sha256, which stay for later tasks.
 """
 import asyncio
-import contextlib
 import fcntl
 import ipaddress
 import json
@@ -83,6 +82,12 @@ class Post(WorkerPlugin):
         if self.own:
             shutil.rmtree(self.own)
 
+    def lay_out(self, hashes, blobs, folder):
+        """Put what a task reads into its folder, by links of its own; alone in the store, for what another task brings may push out what this one takes."""
+        with locks.goal(self.store):
+            for name, digest in hashes.items():
+                os.link(self.kept(digest, blobs[digest]), folder / name)
+
     def kept(self, digest, blob):
         """The path of a file in the store. Raises RtsegError where the bytes are others."""
         path = self.store / digest
@@ -95,23 +100,14 @@ class Post(WorkerPlugin):
         return path
 
     def bound(self):
-        """Remove the oldest files that are too many; a task that runs has its own links to them."""
-        found = sorted(self.stored())
+        """Remove the oldest files that are too many."""
+        found = sorted((entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(self.store) if entry.is_file())
         total = sum(size for _, size, _ in found)
         for _, size, path in found[:-1]:
             if total <= STORE_BYTES:
                 return
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+            os.unlink(path)
             total -= size
-
-
-    def stored(self):
-        """(time of last use, bytes, path) of each file in the store."""
-        for entry in os.scandir(self.store):
-            with contextlib.suppress(FileNotFoundError):        # that another task was writing, and has its name by now
-                if entry.is_file():
-                    yield entry.stat().st_mtime, entry.stat().st_size, entry.path
 
 
 def do(request, hashes, blobs):
@@ -141,8 +137,7 @@ def done(post, request, hashes, blobs, still_wanted):
     try:
         with tempfile.TemporaryDirectory(prefix=PREFIX, dir=post.own) as name:
             folder = Path(name)
-            for file, digest in hashes.items():
-                os.link(post.kept(digest, blobs[digest]), folder / file)
+            post.lay_out(hashes, blobs, folder)
             (folder / "job.json").write_text(json.dumps({**request, "on": post.on, "leash": True, "progress": True}))
             worked(folder, post.all if request["action"] == "bench" else post.shares[slot], still_wanted)
             result = files.read_json(folder / "result.json")

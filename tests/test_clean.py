@@ -101,15 +101,16 @@ def test_folders_of_runs_that_were_killed(places):
 
 def test_what_is_used_or_changed_meanwhile_stays(places):
     cache = files.cache()
-    index, job, changed = old(cache / "results/0.sqlite"), old(cache / "jobs/a/net"), old(cache / "kernels-0.so")
+    index, job, sent, changed = (old(cache / name) for name in ("results/0.sqlite", "jobs/a/net", "fleet/ab", "kernels-0.so"))
     aged(job.parent)
     items = clean.found()
     changed.write_bytes(b"new")
-    with locks.goal(index), open(cache / "busy", "w") as busy:
+    with locks.goal(index), locks.goal(sent.parent), open(cache / "busy", "w") as busy:
         locks.fcntl.flock(busy, locks.fcntl.LOCK_EX)
         stayed = clean.clean(items)
-    assert {(item.path, why) for item, why in stayed} == {(index, clean.USED), (job.parent, clean.USED), (changed, "it was changed meanwhile")}
-    assert clean.clean([item for item, why in stayed if why == clean.USED]) == [] and not index.exists() and not job.exists() and changed.exists()
+    assert {(item.path, why) for item, why in stayed} == {*((path, clean.USED) for path in (index, job.parent, sent)), (changed, "it was changed meanwhile")}
+    assert clean.clean([item for item, why in stayed if why == clean.USED]) == [] and changed.exists()
+    assert not any(path.exists() for path in (index, job, sent))
 
 
 def test_the_rest_of_a_sidecar_is_not_thrown_away(places, artifact, copy_of):

@@ -1,8 +1,8 @@
 """A crew: this process, or the workers of a fleet, who lose nothing, take nothing twice and time nothing beside other work."""
 import json
-import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -119,21 +119,22 @@ def test_a_file_travels_to_a_worker_once(path, tmp_path, work, monkeypatch):
     assert all([one.name for one in (tmp_path / f"store-{n}").iterdir() if one.is_file()] in ([files.sha256(path)], []) for n in range(2))
 
 
-def test_a_store_is_bounded_while_another_task_writes_to_it(tmp_path, monkeypatch):
-    post, looked = remote.Post(tmp_path, None, 2), os.scandir
-    for name in ("old", "new", "half"):
-        (tmp_path / name).write_bytes(b"x" * 10)
-        os.utime(tmp_path / name, (1, {"old": 1, "half": 2, "new": 3}[name]))
+def test_a_store_too_small_serves_many_tasks_of_many_workers(tmp_path, monkeypatch):
+    """What one of them brings pushes out what another was about to take."""
+    monkeypatch.setattr(remote, "STORE_BYTES", 150)
+    posts = [remote.Post(tmp_path / "store", None, 2) for _ in range(2)]
+    posts[0].store.mkdir()
+    blobs = {remote.launch.digest(bytes([number]) * 100): bytes([number]) * 100 for number in range(4)}
 
-    def meanwhile(path):
-        entries = list(looked(path))
-        (tmp_path / "half").unlink(missing_ok=True)         # has its name by now
-        return entries
+    def taken(number):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        posts[number % 2].lay_out({digest[:8]: digest for digest in list(blobs)[number % 3:]}, blobs, folder)
+        return all((folder / digest[:8]).read_bytes() == blobs[digest] for digest in list(blobs)[number % 3:])
 
-    monkeypatch.setattr(remote.os, "scandir", meanwhile)
-    monkeypatch.setattr(remote, "STORE_BYTES", 15)
-    post.bound()
-    assert os.listdir(tmp_path) == ["new"]
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(taken, range(40)))
+    assert len([one for one in posts[0].store.iterdir() if one.is_file()]) == 1
 
 
 def test_a_file_stays_where_it_is_for_later_tasks(path, tmp_path, work):
