@@ -221,17 +221,17 @@ class Asks:
         return self.call
 
 
-@pytest.mark.parametrize("call", [(bytearray, (1 << 40,)), (torch.Tensor, (1 << 20, 1 << 20)),
-                                  (np._core.multiarray._reconstruct, (np.ndarray, (1 << 40,), b"b")),
+@pytest.mark.parametrize("call", [(bytearray, (1 << 33,)), (torch.Tensor, (1 << 16, 1 << 15)),
+                                  (np._core.multiarray._reconstruct, (np.ndarray, (1 << 33,), b"b")),
                                   (np._core.multiarray.scalar, (np.dtype("V2147483647"),))])
 def test_what_a_pickle_may_call_gets_no_more_memory(call, tmp_path):
     torch.save({"w": torch.ones(3), "beside": Asks(*call)}, tmp_path / "a.pth")
-    before = limits.taken()
+    before, found = limits.taken(), None
     try:
-        saved.tensors(saved.read(tmp_path / "a.pth"), "a.pth")
+        found = saved.read(tmp_path / "a.pth")
     except RtsegError as error:
         assert "\n" not in error.what
-    assert limits.taken() - before < limits.MEMORY
+    assert limits.taken() - before < limits.MEMORY, found
 
 
 def test_numpys_own_unpickling_is_not_used(tmp_path, monkeypatch):
