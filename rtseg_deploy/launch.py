@@ -21,7 +21,7 @@ from tokenize import TokenError
 
 from . import backends, files, limits, locks, telemetry
 from .device import runner
-from .errors import RtsegError, first_line, need, printable
+from .errors import RtsegError, first_line, need
 from .locks import quiet
 from .records import has
 
@@ -268,7 +268,7 @@ def follow(process, tell):
             done = event.get("done")
             if "expected_s" in event:
                 done = min(0.99, (time.monotonic() - since) / max(event["expected_s"], 1e-9))
-            tell(printable(event["stage"]), done)
+            tell(event["stage"], done)
 
 
 def reported(line):

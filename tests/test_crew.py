@@ -153,7 +153,7 @@ GARBAGE = {
     "no times": lambda reply: {**reply, "began": "yesterday"},
     "other bytes": lambda reply: {**reply, "files": {"made": b"other"}},
     "a number for bytes": lambda reply: {**reply, "files": {"made": 5}},
-    "another file": lambda reply: {**reply, "files": {"../made": b"made"}, "result": {"ok": True, "made": {"../made": remote.launch.digest(b"made")}}},
+    "another file": lambda reply: {**reply, "files": {"../made": b"made"}, "result": {**reply["result"], "made": {"../made": remote.launch.digest(b"made")}}},
     "too few": lambda reply: {**reply, "files": {}},
     "no result": lambda reply: {**reply, "result": {}},
     "another task's": lambda reply: {**reply, "result": {**reply["result"], "of": "0" * 64}},

@@ -4,13 +4,12 @@
 """
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, at_most
 
 from rtseg_deploy import launch, ssh
 from rtseg_deploy.errors import RtsegError
@@ -68,10 +67,9 @@ def probed(place):
 
 def said(place):
     """The error of a probe, as it is told; its memory and its files are bounded meanwhile."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(RtsegError) as error:
+    with at_most(300), pytest.raises(RtsegError) as error:
         probed(place)
-    assert len(error.value.what) < 10_000 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10
+    assert len(error.value.what) < 10_000
     return f"{error.value.what}; {error.value.fix}"
 
 
