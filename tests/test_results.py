@@ -140,9 +140,10 @@ def test_it_removes_what_fits_and_only_with_yes(folder):
 
 def test_what_is_kept_is_the_newest_of_all_and_not_of_what_fits(tmp_path):
     put(tmp_path / "a/old.json", value(when="2026-11-01T10:00:00Z", status="unstable"))
+    put(tmp_path / "a/older.json", value(when="2026-10-01T10:00:00Z"))
     put(tmp_path / "a/new.json", value(when="2026-11-02T10:00:00Z"))
     told("prune", tmp_path / "a", "--status", "unstable", "--keep", 1, "--yes")
-    assert left(tmp_path / "a") == ["new.json"]
+    assert left(tmp_path / "a") == ["new.json", "older.json"]
 
 
 def test_what_says_no_time_is_never_old(folder):
