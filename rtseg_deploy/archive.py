@@ -7,12 +7,11 @@ A file that changed a moment ago is read again the next time: clocks of file sys
 import hashlib
 import os
 import sqlite3
-import stat
 import time
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, fields
 
-from . import __version__, files, limits, locks
+from . import __version__, files, locks
 from .errors import RtsegError, printable
 from .records import FORMAT
 
@@ -121,9 +120,7 @@ def looked_at(entry):
         return None, ""
     if ours and entry.is_file(follow_symlinks=False) and name.isprintable():       # nearly all of them
         found = entry.stat(follow_symlinks=False)
-        if stat.S_ISREG(found.st_mode):
-            large = found.st_size > limits.JSON_BYTES
-            return (None, f": more than {limits.amount(limits.JSON_BYTES)}") if large else (f"{found.st_ctime_ns}/{found.st_size}/{found.st_ino}", "")
+        return f"{found.st_ctime_ns}/{found.st_size}/{found.st_ino}", ""
     folded = entry.is_dir(follow_symlinks=False)
     if not (folded or ours or entry.is_symlink() and leads_to_folder(entry)):
         return None, ""

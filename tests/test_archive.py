@@ -240,6 +240,7 @@ def hostile(folder):
     Path(os.fsdecode(os.fsencode(folder) + b"/byte\xff.json")).write_text(json.dumps(value()))
     put(folder / ".hidden.json", value())
     put(folder / "folder.json/inner.json", value("inner"))
+    put(folder / "a\u001bb/outside.json", value("outside"))
     return good
 
 
@@ -249,6 +250,10 @@ def test_nothing_in_a_folder_breaks_it_and_what_is_left_out_is_one_line(tmp_path
         out, err = run("results", "list", tmp_path / "results", environment={"XDG_CACHE_HOME": str(tmp_path)})
         assert len(told(err)) == 1 and told(err)[0].startswith("warning: left out: ") and "more files" in err
         assert "inner 512x1024" in out and "outside" not in out and not any(letter in out + err for letter in "\u001b\u0007\u202e\0")
+    link, name, left = ": a link, or no file", ": a name that cannot be printed", {}
+    dict(archive.walk(str(tmp_path / "results"), lambda path, why: left.__setitem__(Path(path).name, why)))
+    assert left == {**dict.fromkeys(("link.json", "linked", "loop", "dangling.json", "pipe.json"), link),
+                    **dict.fromkeys(("escape?]0;x?.json", "line\nbreak.json", "right?left.json", "byte?.json", "a?b"), name)}
     rows, total = archive.rows(tmp_path / "results")
     assert {Path(row["file"]).name for row in rows} == {"good.json", "inner.json", "null.json"}
     for row in rows:

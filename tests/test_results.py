@@ -106,7 +106,19 @@ def test_a_trend_is_of_each_machine_and_says_what_else_changed(folder):
     assert one["points"][1]["change"]["low"] < 1.1 < one["points"][1]["change"]["high"]
     out = told("trend", folder, "--network", "sgcpnet", "-n", 1)
     assert "onnxruntime 1.31.1 → 1.32.0" in out and "faster" in out and "slower" not in out
+    assert [point["device"] for point in json.loads(told("trend", folder, "--network", "sgcpnet", "-n", 1, "--json"))[0]["points"]] == ["AMD EPYC", "Xeon"]
     assert "| device | time, UTC |" in told("trend", folder, "--markdown")
+
+
+def test_a_trend_says_of_each_what_it_cannot_be_compared_with(tmp_path):
+    """Also of what came after a figure without an interval."""
+    for day in (1, 2, 3):
+        found = value(when=f"2026-11-0{day}T10:00:00Z")
+        if day == 2:
+            found["runs"][0]["seconds"] = [sum(found["runs"][0]["seconds"]) / len(found["runs"][0]["seconds"])] * 5
+        put(tmp_path / f"{day}.json", found)
+    one, = json.loads(told("trend", tmp_path, "--json"))
+    assert ["has no interval" in point["why"] for point in one["points"]] == [False, True, True]
 
 
 def test_a_trend_of_too_much_says_how_to_choose(tmp_path):
