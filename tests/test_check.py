@@ -1,5 +1,6 @@
 """Every rule: a model that breaks it and one that does not, the repair of the first, and TensorRT-RTX's own parser where it can be asked."""
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -218,6 +219,13 @@ def test_what_a_newer_opset_writes_otherwise_is_the_same_at_13(body, stored, ops
 def test_what_cannot_be_lowered_stays_and_is_told(body, stored, opset, lowest, why):
     lowered, rows = repairs.lower(model(body, opset=opset, **stored), facts.parsers()["8.2"])
     assert graphs.opset_of(lowered) == lowest and why in next(row["refused"] for row in rows if "refused" in row)
+
+
+@pytest.mark.parametrize("takes, refused", [(13, True), (2**31 - 1, False)])
+def test_an_opset_that_is_not_known_is_not_stepped_down_from(takes, refused):
+    made = model("y = Relu(x)", opset=2**31 - 1)
+    lowered, rows = repairs.lower(made, replace(facts.parsers()["8.2"], opset=takes))
+    assert lowered is made and ["here knows them up to" in row["refused"] for row in rows] == [True] * refused
 
 
 def test_pooling_whose_padding_does_not_count():
