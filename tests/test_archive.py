@@ -208,8 +208,9 @@ def test_processes_at_once_and_an_index_that_is_thrown_away_meanwhile(tmp_path):
             path.unlink(missing_ok=True)
         time.sleep(0.02)
     for number, one in enumerate(working):
+        assert one.wait(60) == 0
         out = (tmp_path / f"out{number}").read_text()
-        assert one.wait(60) == 0 and len(json.loads(out[out.index("["):])) == 150, out[:500]
+        assert len(json.loads(out[out.index("["):])) == 150, out[:500]
 
 
 # ---- nothing in a folder breaks it
