@@ -12,6 +12,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from conftest import at_most
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import numpy_helper, parser
 from PIL import Image
 
@@ -40,6 +43,47 @@ def test_what_json_takes_is_foreseen(kind, monkeypatch, tmp_path):
                 files.read_json(tmp_path / "a.json")
         else:
             files.read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("text", [b'"%s"' % (b"x" * 2**23), b'"%s"' % (b"\\n" * 2**22), b'"%s\\ud83d\\ude00"' % (b"\\\\" * 2**22),
+                                  b"[%s1]" % (b"[]," * 2**21), b'["%s"]' % (b'\\"[' * 2**21)], ids=["letters", "escapes", "backslashes", "lists", "quotes"])
+def test_to_look_at_json_takes_no_more_than_to_read_it(text):
+    """Python's re took 1 GiB for a text of 8 MiB."""
+    with at_most(64):
+        assert len(limits.light_json(text, "a.json")) == len(text)
+
+
+LETTERS = st.text(st.sampled_from(['"', "\\", "[", "}", "u", "d", "8", "a", "\ud83d", "\ude00", "😀"]))
+VALUES = st.recursive(LETTERS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(LETTERS, inner, max_size=3), max_leaves=9)
+
+
+def nested(value):
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(nested, inner), default=0)
+
+
+def written(value):
+    """Whether it can be, in UTF-8."""
+    try:
+        return bool(json.dumps(value, ensure_ascii=False).encode())
+    except UnicodeEncodeError:
+        return False
+
+
+@given(VALUES)
+def test_what_is_nested_and_what_is_half_a_letter_is_told_from_what_only_looks_so(value):
+    text = json.dumps(value).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "JSON_DEPTH", nested(value))
+        if written(json.loads(text)):
+            assert limits.light_json(text, "a.json") == text.decode()
+        else:
+            with pytest.raises(RtsegError, match="half of a letter"):
+                limits.light_json(text, "a.json")
+        if nested(value):
+            patch.setattr(limits, "JSON_DEPTH", nested(value) - 1)
+            with pytest.raises(RtsegError, match="nested more than"):
+                limits.light_json(text, "a.json")
 
 
 def test_the_largest_result_is_read():
