@@ -100,7 +100,7 @@ def read(folder):
     jobs = {}
     for row in rows:
         known = launch.has(row, ROW) and row["action"] in ROWS and launch.has(row, ROWS[row["action"]])
-        if not known or not re.fullmatch(NAME, row["name"]) or row["name"] in jobs:
+        if not known or not plain(row["name"]) or row["name"] in jobs:
             raise RtsegError("bundle.json lists a job that no bundle has", AGAIN)
         job = {**row, "folder": folder / row["name"], "result": files.read_json(folder / row["name"] / "result.json")}
         if not fit(job):
@@ -113,6 +113,11 @@ def read(folder):
     return jobs
 
 
+def plain(name):
+    """Whether it is a name that leads nowhere; of a long one re would take much memory."""
+    return len(name) <= LONGEST and re.fullmatch(NAME, name)
+
+
 def fit(job):
     """Whether what decides where a job's result is filed is one of the names it can be, and what it made came along."""
     names = [*job["results"], *job.get("pictures", [])]
@@ -122,7 +127,7 @@ def fit(job):
         return False
     made = [*job["results"], *(["engine"] if job["action"] == "build" else [])]
     return job["result"].get("ok") is not True or \
-        launch.sound(job["action"], job["result"]) and all(re.fullmatch(NAME, name) and (job["folder"] / name).is_file() for name in made)
+        launch.sound(job["action"], job["result"]) and all(plain(name) and (job["folder"] / name).is_file() for name in made)
 
 
 @dataclass(frozen=True)
