@@ -22,6 +22,7 @@ TEXT_LINES = 1 << 20                # Cityscapes has 24,998 images
 PLAN_BYTES, PLAN_ROWS, PLAN_PARTS = 4 << 20, 10_000, 32      # every network, size, precision and device: some 6,000 rows
 CHECKPOINT_BYTES = 3 << 29          # DDRNet-39 1.5x in FP32 with Adam's two moments: 0.9 GB
 CHECKPOINT_MEMBERS = 100_000        # DDRNet-39 with its optimizer: 2,500
+PICKLE_STEPS, PICKLE_NAME = 1 << 21, 300    # DDRNet-39 with its optimizer: 100,000 steps; of a class that is named: 60 letters
 TENSORS = 100_000
 ONNX_BYTES = 512 << 20              # DDRNet-39 1.5x in FP32: 0.3 GB
 ONNX_FIELDS = 1 << 19               # DDRNet-39 as exporters leave it: 20,000

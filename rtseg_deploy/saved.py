@@ -1,11 +1,14 @@
 """Checkpoint file -> the state dict in it, without what training code wraps around it. Nothing in the file is executed."""
 import os
 import pickle
+import pickletools
 import re
 import struct
 import warnings
 import zipfile
+import zlib
 from collections import Counter
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from .errors import RtsegError, need
 CONTAINERS = ("ema_net", "net", "state_dict", "model_state_dict", "model_state", "model", "segmenter")
 PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.")
 COUNTER = "num_batches_tracked"
+PICKLES = 5                         # of a file before PyTorch 1.6: a magic number, a version, the machine, the object, the keys of its storages
 DEEPEST = 10                        # wrappers within wrappers
 TRAINING_ONLY = ("loss.", "loss_fn.", "ce_loss.", "criterion.", "n_averaged")
 # What torch.load raises on damaged files, found by feeding it damaged files
@@ -39,6 +43,7 @@ def read(path):
     refuse_large(path)
     if is_safetensors(path):
         return read_safetensors(path)
+    refuse_long(path)
     try:
         with limits.memory(path), torch.serialization.safe_globals(_values()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -64,6 +69,32 @@ def refuse_large(path):
     if size > limits.CHECKPOINT_BYTES or members > limits.CHECKPOINT_MEMBERS:
         limits.refuse(path, f"holds more than {limits.amount(limits.CHECKPOINT_BYTES)} or {limits.CHECKPOINT_MEMBERS:,} parts",
                       "save the weights alone: torch.save(model.state_dict(), 'weights.pth')")
+
+
+def refuse_long(path):
+    """Raise RtsegError where a pickle has more steps than weights need, or a name whose refusal PyTorch words by expressions that take cubic time."""
+    steps = 0
+    try:
+        with limits.memory(path), opened(path) as files:
+            for step, value, _ in (one for file in files for one in pickletools.genops(file)):
+                steps += 1
+                if steps > limits.PICKLE_STEPS or step.name == "GLOBAL" and len(value) > limits.PICKLE_NAME:
+                    limits.refuse(path, f"has more than {limits.PICKLE_STEPS:,} steps or {limits.PICKLE_NAME} letters of a name in its pickle")
+    except (OSError, zipfile.BadZipFile, zlib.error, *BROKEN) as error:
+        raise _unreadable(path, str(error)) from None
+
+
+@contextmanager
+def opened(path):
+    """A block with the open file of each pickle that PyTorch reads: those in an archive, or one after another at the beginning of the file."""
+    with ExitStack() as stack:
+        if zipfile.is_zipfile(path):
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            yield (stack.enter_context(archive.open(one)) for one in archive.infolist()
+                   if one.filename.endswith("data.pkl") and one.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+        else:
+            file = stack.enter_context(open(path, "rb"))
+            yield (file for _ in range(PICKLES) if file.peek(1))
 
 
 def is_safetensors(path):
