@@ -86,14 +86,17 @@ def refuse_long(path):
 
 @contextmanager
 def opened(path):
-    """A block with the open file of each pickle that PyTorch reads: those in an archive, or one after another at the beginning of the file."""
+    """A block with the open file of each pickle that PyTorch reads: those in an archive, or one after another at the beginning of the file.
+
+    By its first bytes, as PyTorch decides it: a file may be an archive by its end alone.
+    """
     with ExitStack() as stack:
-        if zipfile.is_zipfile(path):
-            archive = stack.enter_context(zipfile.ZipFile(path))
+        file = stack.enter_context(open(path, "rb"))
+        if file.peek(4)[:4] == b"PK\3\4":
+            archive = stack.enter_context(zipfile.ZipFile(file))
             yield (stack.enter_context(archive.open(one)) for one in archive.infolist()
                    if one.filename.endswith("data.pkl") and one.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
         else:
-            file = stack.enter_context(open(path, "rb"))
             yield (file for _ in range(PICKLES) if file.peek(1))
 
 

@@ -208,11 +208,11 @@ def endless(path):
     path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
 
 
-def picture(path):
-    """A PNG that says that it has 144 million pixels: fewer than Pillow refuses by itself."""
+def picture(path, side):
+    """A PNG that says that it has so many pixels on each side."""
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 12_000, 12_000, 8, 2, 0, 0, 0)) +
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)) +
                      chunk(b"IDAT", zlib.compress(bytes(1 << 20))) + chunk(b"IEND", b""))
 
 
@@ -234,7 +234,9 @@ BOMBS = {"a stretched tensor": (stretched, "in.pth", ["export", "in.pth", "-o", 
          "a zip": (deflated, "in.pth", ["inspect", "in.pth"], "holds more than"),
          "a graph": (endless, "in.onnx", ["adopt", "in.onnx", "-o", "out.onnx", "--normalisation", "imagenet"],
                      "makes a tensor big of"),
-         "a picture": (picture, "in.png", ["predict", "NET", "in.png", "-o", "out"], "12000 x 12000 pixels, more than"),
+         "a picture": (lambda path: picture(path, 12_000), "in.png", ["predict", "NET", "in.png", "-o", "out"], "12000 x 12000 pixels, more than"),
+         "a picture that Pillow refuses": (lambda path: picture(path, 60_000), "in.png", ["predict", "NET", "in.png", "-o", "out"],
+                                           "is not an image that can be read"),
          "a tar": (lambda path: archive(path, 1 << 32), "in.tar.gz", ["collect", "in.tar.gz"], "has no place in results"),
          "gzip": (lambda path: archive(path, 200 << 20), "in.tar.gz", ["collect", "in.tar.gz"], "has no place in results"),
          "nested JSON": (nested, "in.onnx", ["bench", "in.onnx"], "is nested more than")}
