@@ -6,6 +6,7 @@ before that is taken.
 import os
 import re
 import resource
+import threading
 from contextlib import contextmanager
 from functools import cache
 
@@ -78,24 +79,44 @@ def text(path, most=TEXT_BYTES):
     return found
 
 
+class Ceiling:
+    """How much memory this process may have: lowered by the first that is inside, put back by the last, in whatever order threads come and go."""
+
+    def __init__(self):
+        self.lock, self.inside, self.before = threading.Lock(), 0, None
+
+    def enter(self, most):
+        with self.lock:
+            if not self.inside:
+                self.before = resource.getrlimit(resource.RLIMIT_DATA)
+            wanted = max(taken() + most, resource.getrlimit(resource.RLIMIT_DATA)[0] if self.inside else 0)
+            if all(limit == resource.RLIM_INFINITY or wanted <= limit for limit in self.before):
+                resource.setrlimit(resource.RLIMIT_DATA, (wanted, self.before[1]))
+            self.inside += 1
+
+    def leave(self):
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                resource.setrlimit(resource.RLIMIT_DATA, self.before)
+
+
+CEILING = Ceiling()
+
+
 @contextmanager
 def memory(path, most=MEMORY):
     """A block in which this process gets no more than so many bytes in addition. Raises RtsegError where it asks for more.
 
     For libraries that take what a file asks for. Linux alone holds to it; elsewhere the block just runs.
     """
-    limits = resource.getrlimit(resource.RLIMIT_DATA)
-    ceiling = taken() + most
-    lowered = not any(limit != resource.RLIM_INFINITY and limit < ceiling for limit in limits)
-    if lowered:
-        resource.setrlimit(resource.RLIMIT_DATA, (ceiling, limits[1]))
+    CEILING.enter(most)
     try:
         yield
     except MemoryError:
         refuse(path, f"asks for more than {amount(most)} of memory")
     finally:
-        if lowered:
-            resource.setrlimit(resource.RLIMIT_DATA, limits)
+        CEILING.leave()
 
 
 def taken():
@@ -211,12 +232,9 @@ def light_json(found, path):
 
 
 # no group that repeats is in these: Python's re takes up to 120 bytes for each time
-QUOTED = re.compile(rb'"[^"]*"')
+QUOTED, NEITHER = re.compile(rb'"[^"]*"'), bytes(set(range(256)) - set(b'"[]{}'))
 # half of a letter beyond 16 bits: no such text can be written to a file or a terminal
 HALF = re.compile(rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]", re.DOTALL)
-
-
-NEITHER = bytes(set(range(256)) - set(b'"[]{}'))
 
 
 def depth(found, most):

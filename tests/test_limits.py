@@ -354,6 +354,19 @@ def test_a_block_gets_no_more_than_its_memory_and_the_rest_is_as_before():
     bytearray(1 << 28)
 
 
+def test_blocks_of_threads_end_in_any_order():
+    """The limit is the process's: whoever left last put back what another one's block had set, for good."""
+    before = limits.resource.getrlimit(limits.resource.RLIMIT_DATA)
+    first, second = limits.memory("a.bin", 1 << 30), limits.memory("b.bin", 1 << 20)
+    first.__enter__()
+    second.__enter__()
+    bytearray(1 << 28)                  # the first's is not less for the second
+    first.__exit__(None, None, None)
+    assert limits.resource.getrlimit(limits.resource.RLIMIT_DATA) != before     # and the second's is not without one
+    second.__exit__(None, None, None)
+    assert limits.resource.getrlimit(limits.resource.RLIMIT_DATA) == before
+
+
 def test_sidecars_of_sizes_that_nobody_has(tmp_path):
     from fuzz import seeds
     for changes in ({"resolution": [1 << 20, 1 << 20]}, {"classes": 1 << 40}):
