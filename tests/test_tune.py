@@ -279,6 +279,7 @@ def test_two_at_once_wait_for_each_other(artifact, cache):
         thread = threading.Thread(target=second)
         thread.start()
         while not told:
+            assert thread.is_alive()
             time.sleep(0.01)
         order.append("first")
         tuned.keep(entry_of(artifact, SPUN))
