@@ -1,5 +1,6 @@
 """The shape of the project, held: which module may import which, what loads when, and that the repository speaks of itself alone."""
 import ast
+import os
 import re
 import subprocess
 
@@ -157,3 +158,10 @@ def test_the_repository_names_no_machine_and_no_registry():
             continue
         words = re.findall(r"/(?:root|home|work)/|pypi\.org|download\.pytorch\.org|pypi\.nvidia|files\.pythonhosted", path.read_text(errors="replace"))
         assert not words or name == "tests/test_design.py", f"{name}: {words}"
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="without pytest-xdist there is one worker")
+@pytest.mark.xdist_group("own")
+def test_the_tests_of_a_group_go_to_one_worker(request):
+    """What says so to pytest-xdist: with a pytest that it does not know yet it is lost, and every worker makes what one should."""
+    assert request.node.nodeid.endswith("@own")
