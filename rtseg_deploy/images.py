@@ -17,6 +17,8 @@ FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP", "PPM", "GIF")    # Pillo
 # what Pillow raises of damaged files
 # AssertionError: of a palette that is not there
 BROKEN = (SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError, EOFError, struct.error, zlib.error)
+# Of many pixels Pillow warns, limits refuses. For good: a block without warnings is the whole process's, and pictures are read by threads
+warnings.filterwarnings("ignore", module="PIL")
 OPACITY = 0.55                      # of the classes' colours over the image
 
 
@@ -40,8 +42,7 @@ ORIENTATION = 0x0112                # EXIF's tag
 def opened(path):
     """The image in a file as Pillow has it, not decoded yet; what fails of it in the block is said in one line. Raises RtsegError."""
     try:
-        with warnings.catch_warnings(), limits.memory(path):
-            warnings.simplefilter("ignore")     # of many pixels Pillow warns; limits refuses
+        with limits.memory(path):
             if os.stat(path).st_size > limits.IMAGE_BYTES:
                 limits.refuse(path, f"is larger than the {limits.amount(limits.IMAGE_BYTES)} that an image can have")
             with Image.open(path, formats=FORMATS) as image:

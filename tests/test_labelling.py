@@ -2,12 +2,14 @@
 import ast
 import hashlib
 import json
+import resource
 import shutil
 import subprocess
 import sys
 import threading
 import time
 import types
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +115,14 @@ def test_no_more_results_lie_there_than_are_held():
             path.unlink()
     thread.join(5)
     assert taken == [f"labels-{n:06d}.npy" for n in range(12)] and most == 3 and not thread.is_alive()
+
+
+def test_reading_by_threads_leaves_the_process_as_it_was():
+    """Its limit of memory, and what it warns of: both are the process's, and whichever thread ended last put back what another had set, for good."""
+    before, paths = (resource.getrlimit(resource.RLIMIT_DATA), list(warnings.filters)), drawn(40, (480, 640))
+    for _ in range(10):
+        label(paths, Session())
+        assert (resource.getrlimit(resource.RLIMIT_DATA), list(warnings.filters)) == before
 
 
 def test_what_is_read_ahead_is_bounded():
