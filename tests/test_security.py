@@ -253,6 +253,14 @@ def test_a_bomb_is_told_in_a_line_before_it_takes_memory(artifact, tmp_path, mon
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_of_a_bomb_its_line_is_all_that_is_told(tmp_path):
+    """Pillow warns of one by itself."""
+    picture(tmp_path / "in.png", 12_000)
+    read = "import sys\nfrom rtseg_deploy import errors, images\ntry:\n images.read(sys.argv[1])\nexcept errors.RtsegError:\n print('refused')"
+    done = subprocess.run([sys.executable, "-c", read, tmp_path / "in.png"], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("refused\n", "")
+
+
 # ---- names
 
 
