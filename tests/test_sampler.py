@@ -53,7 +53,7 @@ def start(python, out, *more, pid=None, path=(), modules=None):
 
 def finished(process):
     """What it printed, after its leash was cut."""
-    printed = process.communicate(timeout=10)
+    printed = process.communicate(timeout=30)
     assert process.returncode == 0
     return b"".join(printed)
 
@@ -62,7 +62,7 @@ def rows_of(out):
     return telemetry.rows(out.read_text().splitlines())
 
 
-def wait_for(held, seconds=10):
+def wait_for(held, seconds=30):
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if held():
@@ -71,8 +71,8 @@ def wait_for(held, seconds=10):
     return False
 
 
-def lines(out, count):
-    return wait_for(lambda: out.exists() and out.read_text().count("\n") >= count)
+def lines(out, count, word="\n"):
+    return wait_for(lambda: out.exists() and out.read_text().count(word) >= count)
 
 
 def script(folder, name, text):
@@ -82,10 +82,11 @@ def script(folder, name, text):
     return folder
 
 
-def sampled(python, tmp_path, *more, count=6, **options):
+def sampled(python, tmp_path, *more, word="\n", **options):
+    """The rows of a run that ends when six hold the word."""
     out = tmp_path / "out.jsonl"
     process = start(python, out, *more, **options)
-    assert lines(out, count)
+    assert lines(out, 6, word)
     assert finished(process) == b""
     return rows_of(out)
 
@@ -120,7 +121,7 @@ def test_without_a_gpu_it_is_slow_and_costs_nearly_nothing(python, tmp_path):
         pytest.skip("a GPU is here")
     finished(process)
     rows = rows_of(out)
-    assert rows[2]["t"] - rows[1]["t"] > 0.3
+    assert rows[3]["t"] - rows[0]["t"] > 0.9
     assert sum(row["sampler_percent"] for row in rows[1:4]) / 3 < 0.5
 
 
@@ -129,11 +130,11 @@ def test_without_a_gpu_it_is_slow_and_costs_nearly_nothing(python, tmp_path):
 
 def test_it_ends_with_its_leash_at_once_after_a_last_row(python, tmp_path):
     out = tmp_path / "out.jsonl"
-    process = start(python, out, "0.1")
+    process = start(python, out, "0.01")
     assert lines(out, 2)
     cut = time.perf_counter()
     finished(process)
-    assert rows_of(out)[-1]["t"] >= cut > time.perf_counter() - 3
+    assert rows_of(out)[-1]["t"] >= cut
 
 
 def test_it_ends_when_its_parent_is_killed(python, tmp_path):
@@ -163,7 +164,7 @@ def test_it_ends_with_the_timed_process(python, tmp_path, reaped):
     timed.kill()
     if reaped:
         timed.wait()
-    assert process.wait(timeout=10) == 0        # its leash still holds
+    assert process.wait(timeout=30) == 0        # its leash still holds
     timed.wait()
     assert process.communicate() == (b"", b"")
 
@@ -218,8 +219,8 @@ def test_nvidia_smi_where_nvml_is_not(python, tmp_path, driver):
     smi = script(tmp_path / "bin", "nvidia-smi", refuse + 'echo "$*" > ' + f"{tmp_path}/asked\n"
                  "while :; do echo '1530, 7000, 2100, 61, [N/A], 43, 0x0000000000000004'; sleep 0.02; done")
     (tmp_path / "pynvml.py").write_text("raise ImportError")
-    rows = [row for row in sampled(python, tmp_path, FAST, "0000:02:00.0", path=[smi], modules=tmp_path, count=12) if "sm_mhz" in row]
-    assert len(rows) > 2 and all(row["sm_mhz"] == 1530 and row["throttled_by"] == ["power cap"] and "power_w" not in row for row in rows)
+    rows = [row for row in sampled(python, tmp_path, FAST, "0000:02:00.0", path=[smi], modules=tmp_path, word='"1530') if "sm_mhz" in row]
+    assert len(rows) > 5 and all(row["sm_mhz"] == 1530 and row["throttled_by"] == ["power cap"] and "power_w" not in row for row in rows)
     asked = (tmp_path / "asked").read_text()
     assert "-i 0000:02:00.0" in asked and "-lms 20" in asked and ("throttle" in asked) == (driver == "old")
 
@@ -227,9 +228,9 @@ def test_nvidia_smi_where_nvml_is_not(python, tmp_path, driver):
 def test_tegrastats(python, tmp_path):
     tegra = script(tmp_path / "bin", "tegrastats", f"while :; do echo '{TX2}'; sleep 0.02; done")
     (tmp_path / "pynvml.py").write_text("raise ImportError")
-    rows = [row for row in sampled(python, tmp_path, FAST, path=[tegra], modules=tmp_path, count=12) if "sm_mhz" in row]
+    rows = [row for row in sampled(python, tmp_path, FAST, path=[tegra], modules=tmp_path, word='"RAM') if "sm_mhz" in row]
     wanted = {"sm_mhz": 114, "gpu_load_percent": 0, "temperature_c": 37, "power_w": 2.93, "memory_mhz": 1600, "cpu_mhz": 2035, "cpu_temperature_c": 39}
-    assert len(rows) > 2 and all({name: row[name] for name in wanted} == wanted for row in rows)
+    assert len(rows) > 5 and all({name: row[name] for name in wanted} == wanted for row in rows)
 
 
 def test_both_files_for_devices_are_written_in_python_36_and_need_nothing():
