@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -81,6 +82,16 @@ def downloaded(requirement, python, folder):
     if done.returncode or len(wheels) != 1:
         pytest.skip(f"{requirement} cannot be had from the package index: {done.stderr.strip().splitlines()[-1:]}")
     return wheels[0]
+
+
+def until(true, seconds=20):
+    """Whether it comes to be true within these seconds."""
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def run(*arguments, status=0, cwd=None, environment=None, **options):

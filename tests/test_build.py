@@ -24,7 +24,7 @@ def test_fp32_and_fp16_with_their_sidecars(artifact, tmp_path):
         assert path == tmp_path / f"rtx-2080ti/net.{precision}.engine"
         assert records.read_artifact(path) == engine
         assert engine.parent["sha256"] == files.sha256(artifact) and engine.sha256 == files.sha256(path)
-        assert engine.checks["bytes"] == path.stat().st_size and engine.checks["build_seconds"] > 0
+        assert engine.checks["bytes"] == path.stat().st_size and engine.checks["build_seconds"] < 10
         layers = engine.checks["layers"]
         assert (layers["fp16"] > 100 and layers["fp32_names"] == []) if fp16 else (layers["fp16"] == 0 and layers["fp32"] > 100)
         assert "tensorrt_rtx" in engine.versions and engine.checks["run_on_device"] is False

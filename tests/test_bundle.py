@@ -11,12 +11,11 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, at_most, run
+from conftest import ROOT, at_most, run, until
 from remote import python
 
 from rtseg_deploy import bundle, collect, facts, launch, limits, ondevice, records
@@ -152,14 +151,6 @@ def test_an_interrupted_run_leaves_no_worker(small, how):
     out, err = process.communicate()
     assert ("interrupted" in out) == (how == signal.SIGINT) and not err and not (folder / "results.tar.gz").exists()
     assert until((folder / "jobs/000-a/ended").exists)
-
-
-def until(true):
-    for _ in range(100):
-        if true():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_a_bundle_runs_once_at_a_time(small):

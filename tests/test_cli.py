@@ -5,8 +5,10 @@ import pickle
 import re
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -27,14 +29,12 @@ def test_help_and_version_load_only_click():
     assert not {"torch", "onnx", "numpy", "rich", "PIL", "onnxruntime"} & set(loaded) and "click" in loaded
 
 
-def test_help_takes_under_a_third_of_a_second():
-    """Of a processor's time, which is the whole time where nothing else runs."""
+def test_help_answers_in_under_a_third_of_a_second():
     def once():
-        before = os.times()
+        begin = time.perf_counter()
         subprocess.run([sys.executable, "-m", "rtseg_deploy", "--help"], capture_output=True, check=True, cwd=ROOT)
-        after = os.times()
-        return after.children_user + after.children_system - before.children_user - before.children_system
-    assert min(once() for _ in range(5)) < 0.3
+        return time.perf_counter() - begin
+    assert statistics.median(once() for _ in range(5)) < 0.3
 
 
 def test_version():

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, until
 from onnx import TensorProto, helper
 from PIL import Image
 
@@ -63,19 +63,18 @@ def drawn(count, size=(24, 32)):
     return paths
 
 
-def until(true, seconds=20):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited for nothing"
-        time.sleep(0.002)
-
-
 def label(paths, session, held=None, **about):
     """(result, rows) of one job."""
     Path("rows.jsonl").unlink(missing_ok=True)
     job = {"backend": "stub", "stages": {**ABOUT, **about}, "pictures": {"files": paths, "called": [Path(path).name for path in paths]}, "held": held}
     result = labelling.label(job, session)
     return result, [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]
+
+
+def waited_shares(rows):
+    """Of all but the first, and the median of one: a stall of the machine is in the one, not in the other."""
+    waited, worked = np.array([(row["waited"], sum(row["seconds"].values())) for row in rows[1:]]).T
+    return waited.sum() / (waited + worked).sum(), np.median(waited / (waited + worked))
 
 
 def test_each_picture_is_labelled_at_its_own_size_and_in_order():
@@ -93,11 +92,22 @@ def test_each_picture_is_labelled_at_its_own_size_and_in_order():
 
 
 def test_while_the_network_works_the_next_pictures_are_read(monkeypatch):
-    opened, quick, session = [], labelling.opened, Session()
-    monkeypatch.setattr(labelling, "opened", lambda path, called: opened.append(path) or quick(path, called))
-    monkeypatch.setattr(session, "step", lambda: until(lambda: len(opened) >= min(session.fed + 1, 8)))
-    label(drawn(8), session)
-    assert len(opened) == 8
+    """Each is there before the network is done with the one before it, which then waits for nothing."""
+    read, quick, session = [], labelling.opened, Session(0.02)
+
+    def opened(path, called):
+        pixels = quick(path, called)
+        read.append(path)
+        return pixels
+
+    def step():
+        assert until(lambda: len(read) > min(session.fed, 24))
+        Session.step(session)
+
+    monkeypatch.setattr(labelling, "opened", opened)
+    monkeypatch.setattr(session, "step", step)
+    _, rows = label(drawn(25), session)
+    assert waited_shares(rows)[0] < 0.1
 
 
 def test_a_slow_reader_is_seen(monkeypatch):
@@ -105,13 +115,13 @@ def test_a_slow_reader_is_seen(monkeypatch):
     paths, quick = drawn(6), labelling.opened
 
     def slow(path, called):
-        until(lambda: len(Path("rows.jsonl").read_text().splitlines()) == paths.index(path))
+        assert until(lambda: len(Path("rows.jsonl").read_text().splitlines()) == paths.index(path))
         time.sleep(0.2)
         return quick(path, called)
 
     monkeypatch.setattr(labelling, "opened", slow)
-    rows = label(paths, Session())[1]
-    assert np.median([row["waited"] for row in rows]) > 0.1
+    rows = label(paths, Session(0.02))[1]
+    assert waited_shares(rows)[1] > 0.3 and np.median([row["waited"] for row in rows]) > 0.1
 
 
 def test_no_more_results_lie_there_than_are_held():
@@ -310,19 +320,21 @@ def test_a_bad_video_is_one_line(monkeypatch, opencv, words):
 
 def test_of_a_camera_the_newest_frame_is_labelled(monkeypatch):
     """It gives ten while the network works: nine are passed over, and what is labelled is the tenth, of just now. (The first frame is worked on twice.)"""
-    opencv, session, given, began = stub(numbered(250)), Session(), threading.Semaphore(1), []
+    opencv, session, given, began, fed = stub(numbered(250)), Session(), threading.Semaphore(1), [], []
     asked, read = [], opencv.VideoCapture.read
     monkeypatch.setattr(opencv.VideoCapture, "read", lambda capture: asked.append(1) or given.acquire() and read(capture))
 
     def step():
         began.append(time.monotonic())
         given.release(10)
-        until(lambda: len(asked) == 2 + 10 * len(began))          # for one more than it has given
+        assert until(lambda: len(asked) == 2 + 10 * len(began))          # for one more than it has given
 
     monkeypatch.setattr(session, "step", step)
+    monkeypatch.setattr(session, "feed", lambda array: fed.append(time.monotonic()) or Session.feed(session, array))
     rows = follow(monkeypatch, opencv, {"camera": 0, "limit": 8}, session)
     assert numbers_of(8) == [0, *range(20, 90, 10)] and all(row["decode"] == 0 for row in rows)
     assert all(row["read"] > at for at, row in zip(began[1:], rows[1:]))
+    assert np.median([at - row["read"] for at, row in zip(fed[1:], rows)][1:]) < 0.05
 
 
 def numbers_of(count):

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, until
 from test_telemetry import TX2
 
 from rtseg_deploy import telemetry
@@ -53,7 +53,7 @@ def start(python, out, *more, pid=None, path=(), modules=None):
 
 def finished(process):
     """What it printed, after its leash was cut."""
-    printed = process.communicate(timeout=30)
+    printed = process.communicate(timeout=10)
     assert process.returncode == 0
     return b"".join(printed)
 
@@ -62,17 +62,8 @@ def rows_of(out):
     return telemetry.rows(out.read_text().splitlines())
 
 
-def wait_for(held, seconds=30):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if held():
-            return True
-        time.sleep(0.02)
-    return False
-
-
 def lines(out, count, word="\n"):
-    return wait_for(lambda: out.exists() and out.read_text().count(word) >= count)
+    return until(lambda: out.exists() and out.read_text().count(word) >= count, 30)
 
 
 def script(folder, name, text):
@@ -100,8 +91,8 @@ def test_this_machine(python, tmp_path):
     out = tmp_path / "out.jsonl"
     process = start(python, out, "10")
     assert lines(out, 3)
-    until = time.process_time() + 0.6
-    while time.process_time() < until:
+    end = time.process_time() + 0.6
+    while time.process_time() < end:
         sum(range(1000))
     assert finished(process) == b""
     rows = rows_of(out)
@@ -121,7 +112,7 @@ def test_without_a_gpu_it_is_slow_and_costs_nearly_nothing(python, tmp_path):
         pytest.skip("a GPU is here")
     finished(process)
     rows = rows_of(out)
-    assert rows[3]["t"] - rows[0]["t"] > 0.9
+    assert rows[3]["t"] - rows[0]["t"] > 1.4        # two a second
     assert sum(row["sampler_percent"] for row in rows[1:4]) / 3 < 0.5
 
 
@@ -132,9 +123,16 @@ def test_it_ends_with_its_leash_at_once_after_a_last_row(python, tmp_path):
     out = tmp_path / "out.jsonl"
     process = start(python, out, "0.01")
     assert lines(out, 2)
-    cut = time.perf_counter()
-    finished(process)
-    assert rows_of(out)[-1]["t"] >= cut
+    cut, before = time.perf_counter(), kept_waiting(process)
+    process.stdin.close()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    took = time.perf_counter() - cut - (kept_waiting(process) - before)
+    assert process.wait() == 0 and rows_of(out)[-1]["t"] >= cut and took < 3
+
+
+def kept_waiting(process):
+    """Seconds for which it could have run and others did: it runs when nobody else needs the processors."""
+    return int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[1]) / 1e9
 
 
 def test_it_ends_when_its_parent_is_killed(python, tmp_path):
@@ -145,7 +143,7 @@ def test_it_ends_when_its_parent_is_killed(python, tmp_path):
     assert lines(out, 3)
     parent.send_signal(signal.SIGKILL)
     parent.communicate()
-    assert wait_for(lambda: gone(sampler_pid))
+    assert until(lambda: gone(sampler_pid), 10)
 
 
 def gone(pid):
@@ -164,7 +162,7 @@ def test_it_ends_with_the_timed_process(python, tmp_path, reaped):
     timed.kill()
     if reaped:
         timed.wait()
-    assert process.wait(timeout=30) == 0        # its leash still holds
+    assert process.wait(timeout=10) == 0        # its leash still holds
     timed.wait()
     assert process.communicate() == (b"", b"")
 

@@ -80,9 +80,9 @@ def test_what_depends_on_its_neighbours_is_worth_less():
 
 def test_the_same_samples_give_the_same_interval_in_time():
     runs = [steady(5000, seed=seed) for seed in range(5)]
-    begin = time.process_time()
+    begin = time.perf_counter()
     assert summary(runs[:1]) == summary(runs[:1]) and summary(runs) == summary(runs)
-    assert time.process_time() - begin < 2
+    assert time.perf_counter() - begin < 2
 
 
 @pytest.mark.parametrize("count, phi", [(500, 0), (500, 0.9), (1000, 0.5)])

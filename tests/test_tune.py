@@ -299,7 +299,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(artifact, tmp_path):
 
 def stopped(pid):
     """Whether a process comes to be."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + 5
     while time.monotonic() < until:
         if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
             return True

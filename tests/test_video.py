@@ -110,7 +110,7 @@ def test_interrupted_what_was_written_is_kept(cv2, artifact, tmp_path):
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     err = process.stderr.read()
-    assert process.wait(60) == 1 and "interrupted in" in err.splitlines()[-1]
+    assert process.wait(20) == 1 and "interrupted in" in err.splitlines()[-1]
     frames, _ = shown(cv2, tmp_path / "out/long.overlay.mp4")
     told = int(re.search(r"(\d+) frames, is in", err.splitlines()[-1])[1])
     assert 0 < told <= len(frames) <= told + 1 < 600 and len(list((tmp_path / "out").iterdir())) == 1
