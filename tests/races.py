@@ -10,6 +10,7 @@ import shutil
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import kills
 import onnx
@@ -89,10 +90,15 @@ def timed_while_made(folder, chance):
 def cleaning(folder, until):
     """`clean` of all that is old, with everything made old first."""
     while not until.exists():
-        for path in [*files.cache().rglob("*"), *folder.rglob("*.timing-cache")]:
+        for path in [*below(files.cache()), *(path for path in below(folder) if path.suffix == ".timing-cache")]:
             aged(path)
         clean.clean(clean.found([folder]))
         time.sleep(0.02)
+
+
+def below(folder):
+    """All paths in a folder and those below it; what goes meanwhile, as runs' folders do, is no error, as it is of Path.rglob."""
+    return [Path(root, name) for root, folders, names in os.walk(folder) for name in folders + names]
 
 
 def aged(path):
